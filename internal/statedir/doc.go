@@ -1,0 +1,12 @@
+// Package statedir keeps the agent's small records in one folder so that they
+// survive a crash.
+//
+// A [Dir] is one agent's folder. Every write is atomic and durable: a reader
+// sees the former content or the latter, also after a power cut. Every record
+// carries a checksum; one that does not match is reported as [ErrCorrupt] and
+// can be moved aside.
+//
+// A Dir opened with [Open] holds the folder's lock until Close, so at most one
+// process writes. [OpenReadOnly] takes no lock and writes nothing; it is for
+// commands that run beside the live process.
+package statedir

@@ -1,0 +1,176 @@
+package statedir_test
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/otelcol-opamp/otelcol-opamp/internal/statedir"
+)
+
+func open(t *testing.T, dir string) *statedir.Dir {
+	t.Helper()
+	d, err := statedir.Open(dir)
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, d.Close()) })
+	return d
+}
+
+func TestWriteThenRead(t *testing.T) {
+	t.Parallel()
+	d := open(t, filepath.Join(t.TempDir(), "a", "b"))
+	require.NoError(t, d.Write("bodies/x", []byte("one")))
+	require.NoError(t, d.Write("bodies/x", []byte("two")))
+	got, err := d.Read("bodies/x")
+	require.NoError(t, err)
+	assert.Equal(t, "two", string(got))
+	names, err := d.List("bodies")
+	require.NoError(t, err)
+	assert.Equal(t, []string{"x"}, names)
+	require.NoError(t, d.Remove("bodies/x"))
+	require.NoError(t, d.Remove("bodies/x"))
+	_, err = d.Read("bodies/x")
+	require.ErrorIs(t, err, fs.ErrNotExist)
+}
+
+func TestEveryDamageIsNoticed(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	d := open(t, dir)
+	require.NoError(t, d.Write("record", []byte("some content")))
+	file := filepath.Join(dir, "record")
+	good, err := os.ReadFile(file)
+	require.NoError(t, err)
+	for i := range good {
+		require.NoError(t, os.WriteFile(file, good[:i], 0o600))
+		_, err := d.Read("record")
+		require.ErrorIs(t, err, statedir.ErrCorrupt, "truncated at %d", i)
+		flipped := append([]byte(nil), good...)
+		flipped[i] ^= 1
+		require.NoError(t, os.WriteFile(file, flipped, 0o600))
+		_, err = d.Read("record")
+		require.ErrorIs(t, err, statedir.ErrCorrupt, "bit flipped at %d", i)
+	}
+}
+
+func TestCorruptRecordsAreMovedAsideAndBounded(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	d := open(t, dir)
+	for range 8 {
+		require.NoError(t, d.Write("record", []byte("x")))
+		_, err := d.MoveAside("record")
+		require.NoError(t, err)
+	}
+	names, err := d.List(".")
+	require.NoError(t, err)
+	assert.Equal(t, []string{"lock", "record.corrupt.1", "record.corrupt.2", "record.corrupt.3", "record.corrupt.4", "record.corrupt.5"}, names)
+}
+
+func TestModesHoldUnderAnyUmask(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "state")
+	d := open(t, dir)
+	require.NoError(t, d.Write("bodies/x", []byte("secret")))
+	for path, want := range map[string]fs.FileMode{".": 0o700, "bodies": 0o700, "bodies/x": 0o600, "lock": 0o600} {
+		info, err := os.Stat(filepath.Join(dir, path))
+		require.NoError(t, err)
+		assert.Equal(t, want, info.Mode().Perm(), path)
+	}
+}
+
+func TestLeftoversOfACrashAreRemoved(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "record.tmp"), []byte("half"), 0o600))
+	d := open(t, dir)
+	names, err := d.List(".")
+	require.NoError(t, err)
+	assert.Equal(t, []string{"lock"}, names)
+}
+
+func TestReadOnlyWritesNothing(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	d, err := statedir.OpenReadOnly(dir)
+	require.NoError(t, err)
+	defer func() { assert.NoError(t, d.Close()) }()
+	require.ErrorIs(t, d.Write("record", nil), fs.ErrPermission)
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	assert.Empty(t, entries)
+	_, err = statedir.OpenReadOnly(filepath.Join(dir, "none"))
+	require.ErrorIs(t, err, fs.ErrNotExist)
+}
+
+// TestMain lets the test binary play the second process.
+func TestMain(m *testing.M) {
+	if dir := os.Getenv("STATEDIR_TEST_OPEN"); dir != "" {
+		_, err := statedir.Open(dir)
+		var locked *statedir.LockedError
+		if errors.As(err, &locked) {
+			os.Stdout.WriteString(err.Error())
+			os.Exit(3)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+func TestSecondProcessIsRefusedAndToldTheOwner(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	d, err := statedir.Open(dir)
+	require.NoError(t, err)
+	second := func() (string, error) {
+		cmd := exec.CommandContext(t.Context(), os.Args[0])
+		cmd.Env = append(os.Environ(), "STATEDIR_TEST_OPEN="+dir)
+		out, err := cmd.Output()
+		return string(out), err
+	}
+	out, err := second()
+	var exit *exec.ExitError
+	require.ErrorAs(t, err, &exit)
+	assert.Equal(t, 3, exit.ExitCode())
+	assert.Contains(t, out, "in use by process "+strconv.Itoa(os.Getpid()))
+	assert.Contains(t, out, "state_dir=")
+	require.NoError(t, d.Close())
+	_, err = second()
+	require.NoError(t, err, "the lock ends with its owner")
+}
+
+func TestLocate(t *testing.T) {
+	abs := t.TempDir()
+	t.Setenv(statedir.EnvStateDir, "")
+	t.Setenv(statedir.EnvSystemd, "")
+	seen := map[string]string{}
+	for _, name := range []string{"", "edge", "..", "a/b", "a b", ".", "edge.", strings.Repeat("x", 1000)} {
+		got, err := statedir.Locate(abs, name)
+		require.NoError(t, err)
+		assert.Equal(t, abs, filepath.Dir(got), "%q stays one element below the parent", name)
+		assert.Empty(t, seen[got], "%q and %q share a folder", name, seen[got])
+		seen[got] = name
+	}
+	_, err := statedir.Locate("relative", "")
+	require.ErrorContains(t, err, "state_dir")
+
+	t.Setenv(statedir.EnvSystemd, abs+"/systemd:"+abs+"/second")
+	got, err := statedir.Locate("", "")
+	require.NoError(t, err)
+	assert.Equal(t, abs+"/systemd/opamp", got)
+	t.Setenv(statedir.EnvStateDir, abs+"/env")
+	got, err = statedir.Locate("", "edge")
+	require.NoError(t, err)
+	assert.Equal(t, abs+"/env/opamp.edge", got)
+	t.Setenv(statedir.EnvStateDir, "not/absolute")
+	_, err = statedir.Locate("", "")
+	require.ErrorContains(t, err, statedir.EnvStateDir)
+}
