@@ -1,0 +1,72 @@
+package rollout
+
+import "github.com/otelcol-opamp/otelcol-opamp/internal/remoteconfig"
+
+// Effect is something to do. See the types below.
+type Effect interface{ effect() }
+
+// Persist asks to make the record durable.
+type Persist struct {
+	Record Record
+	// Must means that what follows is unsafe without it.
+	Must bool
+}
+
+// Check asks to save the body of a configuration and to dry-run it.
+type Check struct{ Ref remoteconfig.Ref }
+
+// Trigger asks to make the host reload. One reload that is still to come
+// serves any number of triggers.
+type Trigger struct{}
+
+// Serve answers [Retrieve].
+type Serve struct {
+	Generation uint64
+	Ref        remoteconfig.Ref
+}
+
+// Report asks to tell the server.
+type Report struct{ Status Status }
+
+// StartTimer asks for a [TimerFired] with the same ID after the timer's time.
+type StartTimer struct {
+	ID    uint64
+	Timer Timer
+}
+
+// Timer names a duration that the user configures.
+type Timer string
+
+// The timers.
+const (
+	// DrainTimer limits the time from the trigger to Retrieve.
+	DrainTimer Timer = "drain"
+	// ApplyTimer limits the time from Retrieve to Ready.
+	ApplyTimer Timer = "apply"
+	// TrialTimer is how long a candidate must stay healthy.
+	TrialTimer Timer = "trial"
+	// SettleTimer is how long the host may take from Retrieve to the begin of
+	// a full reload; later, silence means that it applied the configuration
+	// in place.
+	SettleTimer Timer = "settle"
+)
+
+// Restart asks to replace the process: its host no longer does what it is
+// told. What runs afterwards is in the record.
+type Restart struct{ Reason string }
+
+// Moved tells that the state changed; it is for the log only.
+type Moved struct {
+	From, To State
+	Ref      remoteconfig.Ref
+	Reason   string
+}
+
+func (Persist) effect()    {}
+func (Check) effect()      {}
+func (Trigger) effect()    {}
+func (Serve) effect()      {}
+func (Report) effect()     {}
+func (StartTimer) effect() {}
+func (Restart) effect()    {}
+func (Moved) effect()      {}

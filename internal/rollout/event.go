@@ -1,0 +1,94 @@
+package rollout
+
+import "github.com/otelcol-opamp/otelcol-opamp/internal/remoteconfig"
+
+// Event is something that happened. See the types below.
+type Event interface{ event() }
+
+// Booted is the first event of a process: what the folder held.
+type Booted struct{ Record Record }
+
+// Offered means that the server sent a remote configuration.
+type Offered struct {
+	Ref remoteconfig.Ref
+	// Context is what a verdict of the dry run depends on besides the
+	// configuration: executable, local layers, policy.
+	Context string
+}
+
+// Checked is the outcome of the dry run.
+type Checked struct {
+	Ref     remoteconfig.Ref
+	Context string
+	// Reason is empty if the configuration passed.
+	Reason string
+	// Transient means that the failure says nothing about the configuration
+	// (a full disk, say): it is not remembered.
+	Transient bool
+}
+
+// Retrieve means that the host asks for the configuration.
+type Retrieve struct {
+	// Partial says that the host may apply the configuration without
+	// restarting the service (gate service.partialReload), because it asks
+	// while the service is running.
+	Partial bool
+}
+
+// Started means that an extension instance was started. It belongs to the
+// generation that was served last.
+type Started struct{}
+
+// Ready means that the host reported that all components of the generation
+// have started.
+type Ready struct{ Generation uint64 }
+
+// NotReady means that the host begins to stop the service of the generation.
+type NotReady struct{ Generation uint64 }
+
+// ComponentStatus is a status event of a component, as seen by the extension
+// instance of the generation.
+type ComponentStatus struct {
+	Generation uint64
+	// Component names the instance for people, for example
+	// "exporter otlp in pipelines traces, metrics".
+	Component string
+	State     ComponentState
+	// Err is the component's error text; empty if it has none.
+	Err string
+}
+
+// ComponentState is the part of a component's status that decides.
+type ComponentState string
+
+// The states of a component. Recoverable errors are no verdict, so they count
+// as running.
+const (
+	ComponentStarting  ComponentState = "starting"
+	ComponentRunning   ComponentState = "running"
+	ComponentPermanent ComponentState = "permanent"
+	ComponentFatal     ComponentState = "fatal"
+	ComponentStopping  ComponentState = "stopping"
+	ComponentStopped   ComponentState = "stopped"
+)
+
+// TimerFired means that the time of a [StartTimer] has passed.
+type TimerFired struct{ ID uint64 }
+
+// PersistFailed means that a [Persist] marked Must failed.
+type PersistFailed struct{ Reason string }
+
+// Stopping means that the process was asked to end and will do so in order.
+type Stopping struct{}
+
+func (Booted) event()          {}
+func (Offered) event()         {}
+func (Checked) event()         {}
+func (Retrieve) event()        {}
+func (Started) event()         {}
+func (Ready) event()           {}
+func (NotReady) event()        {}
+func (ComponentStatus) event() {}
+func (TimerFired) event()      {}
+func (PersistFailed) event()   {}
+func (Stopping) event()        {}

@@ -1,0 +1,155 @@
+package rollout
+
+import (
+	"slices"
+
+	"github.com/otelcol-opamp/otelcol-opamp/internal/remoteconfig"
+)
+
+// Phase says how far the candidate of a [Record] has come. It only grows, but
+// for PhasePending, to which a graceful stop returns.
+type Phase string
+
+const (
+	// PhasePending waits for the next start of the process.
+	PhasePending Phase = "pending"
+	// PhaseTriggered means that a reload was asked for.
+	PhaseTriggered Phase = "triggered"
+	// PhaseRetrieved means that the host has been given the candidate.
+	PhaseRetrieved Phase = "retrieved"
+	// PhaseStarted means that this extension was started by the candidate.
+	PhaseStarted Phase = "started"
+	// PhaseReady means that every component has started.
+	PhaseReady Phase = "ready"
+)
+
+// Status is what the server is told about the remote configuration.
+type Status struct {
+	// Hash is the server's hash in hexadecimal; empty if none was received.
+	Hash  string      `json:"hash"`
+	State StatusState `json:"state"`
+	// Message is the reason of a failure, empty otherwise.
+	Message string `json:"message,omitempty"`
+}
+
+// StatusState is the state part of a [Status].
+type StatusState string
+
+// The states of the protocol (specification, RemoteConfigStatus).
+const (
+	StatusUnset    StatusState = ""
+	StatusApplying StatusState = "applying"
+	StatusApplied  StatusState = "applied"
+	StatusFailed   StatusState = "failed"
+)
+
+// Candidate is the configuration in trial.
+type Candidate struct {
+	Ref   remoteconfig.Ref `json:"ref"`
+	Phase Phase            `json:"phase"`
+	// Evidence is what was seen to go wrong before a verdict could be given;
+	// it explains a death of the process to the next one.
+	Evidence string `json:"evidence,omitempty"`
+}
+
+// Rejection is a configuration that is not tried again by itself.
+type Rejection struct {
+	Ref remoteconfig.Ref `json:"ref"`
+	// Reason is what the server was told.
+	Reason string `json:"reason"`
+	// Context, if not empty, is what the verdict depended on besides the
+	// configuration: it holds only as long as the context is the same. Empty
+	// for failures after the trigger, which hold for ever.
+	Context string `json:"context,omitempty"`
+}
+
+// Record is all that must survive the process. The zero Record is that of an
+// agent that never got an offer.
+type Record struct {
+	// LastKnownGood is zero if no remote configuration was ever applied.
+	LastKnownGood remoteconfig.Ref `json:"last_known_good"`
+	// Earlier are former last known goods, the latest first.
+	Earlier []remoteconfig.Ref `json:"earlier,omitempty"`
+	// Candidate is nil if none is in trial.
+	Candidate *Candidate `json:"candidate,omitempty"`
+	// Rejected are the latest rejections, the latest first.
+	Rejected []Rejection `json:"rejected,omitempty"`
+	// Status is what the server was told last.
+	Status Status `json:"status"`
+}
+
+const (
+	// keepEarlier is how many former last known goods are kept to fall back
+	// to (issue "no configuration can take the Collector away").
+	keepEarlier = 5
+	// keepRejected bounds the record: more rejected configurations than this
+	// between two good ones are not a pattern worth remembering.
+	keepRejected = 32
+)
+
+// clone returns a copy that shares nothing that Step changes.
+func (r Record) clone() Record {
+	if r.Candidate != nil {
+		c := *r.Candidate
+		r.Candidate = &c
+	}
+	r.Earlier = slices.Clone(r.Earlier)
+	r.Rejected = slices.Clone(r.Rejected)
+	return r
+}
+
+// Digests returns the digests of all bodies that the record needs.
+func (r Record) Digests() []string {
+	var digests []string
+	add := func(ref remoteconfig.Ref) {
+		if !ref.IsZero() && !slices.Contains(digests, ref.Digest) {
+			digests = append(digests, ref.Digest)
+		}
+	}
+	if r.Candidate != nil {
+		add(r.Candidate.Ref)
+	}
+	add(r.LastKnownGood)
+	for _, ref := range r.Earlier {
+		add(ref)
+	}
+	return digests
+}
+
+// Serves returns what a process that reads the record without taking part
+// (validate, print-config) must be given: what runs, or is about to run.
+func (r Record) Serves() remoteconfig.Ref {
+	if r.Candidate != nil {
+		return r.Candidate.Ref
+	}
+	return r.LastKnownGood
+}
+
+func (r *Record) promote() {
+	if r.Candidate.Ref.Digest != r.LastKnownGood.Digest {
+		r.Earlier = slices.DeleteFunc(r.Earlier, func(e remoteconfig.Ref) bool { return e.Digest == r.Candidate.Ref.Digest })
+		if !r.LastKnownGood.IsZero() {
+			r.Earlier = slices.Insert(r.Earlier, 0, r.LastKnownGood)
+		}
+		r.Earlier = r.Earlier[:min(len(r.Earlier), keepEarlier)]
+	}
+	r.LastKnownGood = r.Candidate.Ref
+	r.Rejected = slices.DeleteFunc(r.Rejected, func(j Rejection) bool { return j.Ref == r.Candidate.Ref })
+	r.Candidate = nil
+}
+
+func (r *Record) reject(j Rejection) {
+	r.Rejected = slices.DeleteFunc(r.Rejected, func(e Rejection) bool { return e.Ref == j.Ref })
+	r.Rejected = slices.Insert(r.Rejected, 0, j)
+	r.Rejected = r.Rejected[:min(len(r.Rejected), keepRejected)]
+}
+
+// rejected returns the rejection of ref that holds in context, if any.
+func (r *Record) rejected(ref remoteconfig.Ref, context string) (Rejection, bool) {
+	for _, j := range r.Rejected {
+		if j.Ref == ref && (j.Context == "" || j.Context == context) {
+			return j, true
+		}
+	}
+	return Rejection{}, false
+}

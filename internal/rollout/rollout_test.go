@@ -1,0 +1,211 @@
+package rollout_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/cockroachdb/datadriven"
+
+	"github.com/otelcol-opamp/otelcol-opamp/internal/remoteconfig"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/rollout"
+)
+
+// TestScenarios runs the stories in testdata. Each line of a command's input
+// and output is an event and the effects it has. "go test -rewrite" writes the
+// outputs anew; only commit them if you understand what changed and want it.
+//
+// Configurations are named by capitals: A has hash "a" and a body of its own;
+// A2 has hash "a2" and the body of A.
+func TestScenarios(t *testing.T) {
+	t.Parallel()
+	reached := map[string]bool{}
+	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
+		t.Helper()
+		env := &env{timers: map[rollout.Timer]uint64{}, reached: reached}
+		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
+			t.Helper()
+			return env.command(t, d)
+		})
+	})
+	if !t.Failed() {
+		checkTransitions(t, reached)
+	}
+}
+
+// checkTransitions demands that the scenarios reach every legal change of
+// state, and no other.
+func checkTransitions(t *testing.T, reached map[string]bool) {
+	t.Helper()
+	for from, tos := range rollout.Transitions() {
+		for _, to := range tos {
+			key := fmt.Sprintf("%s → %s", from, to)
+			if !reached[key] {
+				t.Errorf("no scenario reaches %s", key)
+			}
+			delete(reached, key)
+		}
+	}
+	for key := range reached {
+		t.Errorf("a scenario reaches %s, which the table does not allow", key)
+	}
+}
+
+type env struct {
+	m       *rollout.Machine
+	disk    rollout.Record
+	timers  map[rollout.Timer]uint64
+	reached map[string]bool
+	out     strings.Builder
+	// diskFull makes every Persist fail.
+	diskFull bool
+}
+
+func ref(name string) remoteconfig.Ref {
+	if name == "" || name == "none" {
+		return remoteconfig.Ref{}
+	}
+	return remoteconfig.Ref{Hash: strings.ToLower(name), Digest: "body-" + strings.ToLower(name[:1])}
+}
+
+func name(r remoteconfig.Ref) string {
+	if r.IsZero() {
+		return "none"
+	}
+	return strings.ToUpper(r.Hash)
+}
+
+func (e *env) command(t *testing.T, d *datadriven.TestData) string {
+	t.Helper()
+	e.out.Reset()
+	arg := func(key string) string {
+		var v string
+		d.MaybeScanArgs(t, key, &v)
+		return v
+	}
+	word := func(i int) string {
+		if i < len(d.CmdArgs) {
+			return d.CmdArgs[i].Key
+		}
+		return ""
+	}
+	instance := func() uint64 {
+		if d.HasArg("late") { // an event of the former instance
+			return e.m.Instance() - 1
+		}
+		return e.m.Instance()
+	}
+	switch d.Cmd {
+	case "boot": // lkg=A candidate=B phase=ready evidence=… status=applied
+		e.disk = rollout.Record{LastKnownGood: ref(arg("lkg"))}
+		if !e.disk.LastKnownGood.IsZero() {
+			e.disk.Status = rollout.Status{Hash: e.disk.LastKnownGood.Hash, State: rollout.StatusApplied}
+		}
+		if c := arg("candidate"); c != "" {
+			e.disk.Candidate = &rollout.Candidate{Ref: ref(c), Phase: rollout.Phase(arg("phase")), Evidence: strings.TrimSpace(d.Input)}
+			e.disk.Status = rollout.Status{Hash: ref(c).Hash, State: rollout.StatusApplying}
+		}
+		e.boot()
+	case "crash": // the process dies and the next one boots from the disk
+		e.boot()
+	case "offer": // offer B [context=…]
+		e.step(rollout.Offered{Ref: ref(word(0)), Context: arg("context")})
+	case "checked": // checked B [context=…] [transient], the reason as input
+		e.step(rollout.Checked{Ref: ref(word(0)), Context: arg("context"), Reason: strings.TrimSpace(d.Input), Transient: d.HasArg("transient")})
+	case "retrieve":
+		e.step(rollout.Retrieve{Partial: d.HasArg("partial")})
+	case "started":
+		e.step(rollout.Started{})
+	case "ready":
+		e.step(rollout.Ready{Generation: instance()})
+	case "reload": // a whole reload that works
+		e.step(rollout.NotReady{Generation: e.m.Instance()})
+		e.step(rollout.Retrieve{})
+		e.step(rollout.Started{})
+		e.step(rollout.Ready{Generation: e.m.Instance()})
+	case "not-ready":
+		e.step(rollout.NotReady{Generation: instance()})
+	case "component": // component exporter/x permanent, the error as input
+		e.step(rollout.ComponentStatus{Generation: instance(), Component: word(0), State: rollout.ComponentState(word(1)), Err: strings.TrimSpace(d.Input)})
+	case "timer": // timer trial [late]
+		id := e.timers[rollout.Timer(word(0))]
+		if id == 0 {
+			d.Fatalf(t, "no timer %q was started", word(0))
+		}
+		if d.HasArg("late") {
+			id--
+		}
+		e.step(rollout.TimerFired{ID: id})
+	case "disk": // disk full, disk ok
+		e.diskFull = word(0) == "full"
+	case "stop":
+		e.step(rollout.Stopping{})
+	case "state":
+		r := e.m.Record()
+		fmt.Fprintf(&e.out, "%s, running %s, last known good %s", e.m.State(), name(e.m.Running()), name(r.LastKnownGood))
+		for _, j := range r.Rejected {
+			fmt.Fprintf(&e.out, ", rejected %s", name(j.Ref))
+		}
+		e.out.WriteByte('\n')
+	default:
+		d.Fatalf(t, "unknown command %q", d.Cmd)
+	}
+	if e.out.Len() == 0 {
+		return "ok\n"
+	}
+	return e.out.String()
+}
+
+func (e *env) boot() {
+	e.m = rollout.New()
+	clear(e.timers)
+	e.step(rollout.Booted{Record: e.disk})
+}
+
+func (e *env) step(event rollout.Event) {
+	for _, effect := range e.m.Step(event) {
+		switch f := effect.(type) {
+		case rollout.Persist:
+			if e.diskFull && f.Must {
+				fmt.Fprintln(&e.out, "persist! fails")
+				e.step(rollout.PersistFailed{Reason: "no space left on device"})
+				return
+			}
+			if !e.diskFull {
+				e.disk = f.Record
+			}
+			fmt.Fprintf(&e.out, "persist")
+			if f.Must {
+				fmt.Fprintf(&e.out, "!")
+			}
+			fmt.Fprintf(&e.out, " lkg=%s", name(f.Record.LastKnownGood))
+			if c := f.Record.Candidate; c != nil {
+				fmt.Fprintf(&e.out, " candidate=%s(%s)", name(c.Ref), c.Phase)
+				if c.Evidence != "" {
+					fmt.Fprintf(&e.out, " evidence=%q", c.Evidence)
+				}
+			}
+			fmt.Fprintln(&e.out)
+		case rollout.Check:
+			fmt.Fprintf(&e.out, "check %s\n", name(f.Ref))
+		case rollout.Trigger:
+			fmt.Fprintln(&e.out, "trigger")
+		case rollout.Serve:
+			fmt.Fprintf(&e.out, "serve %s as generation %d\n", name(f.Ref), f.Generation)
+		case rollout.Report:
+			fmt.Fprintf(&e.out, "report %s %s", f.Status.State, strings.ToUpper(f.Status.Hash))
+			if f.Status.Message != "" {
+				fmt.Fprintf(&e.out, " %q", f.Status.Message)
+			}
+			fmt.Fprintln(&e.out)
+		case rollout.StartTimer:
+			e.timers[f.Timer] = f.ID
+			fmt.Fprintf(&e.out, "start %s timer\n", f.Timer)
+		case rollout.Restart:
+			fmt.Fprintf(&e.out, "restart: %s\n", f.Reason)
+		case rollout.Moved:
+			e.reached[fmt.Sprintf("%s → %s", f.From, f.To)] = true
+			fmt.Fprintf(&e.out, "%s → %s\n", f.From, f.To)
+		}
+	}
+}
