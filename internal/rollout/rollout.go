@@ -111,6 +111,18 @@ func (m *Machine) State() State { return m.state }
 // Record returns the record as it should be on disk.
 func (m *Machine) Record() Record { return m.record.clone() }
 
+// Digests returns the digests of all bodies that the machine may still need.
+func (m *Machine) Digests() []string {
+	digests := m.record.Digests()
+	if m.state == Checking {
+		digests = append(digests, m.checking.Digest)
+	}
+	if m.next != nil {
+		digests = append(digests, m.next.Ref.Digest)
+	}
+	return digests
+}
+
 // Running returns what the attached service was given; it is meaningful once
 // the service is ready.
 func (m *Machine) Running() remoteconfig.Ref { return m.served }

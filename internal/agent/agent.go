@@ -1,0 +1,226 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/otelcol-opamp/otelcol-opamp/internal/effectiveconfig"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/health"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/preflight"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/remoteconfig"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/rollout"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/scrub"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/session"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/statedir"
+)
+
+const (
+	// callTimeout bounds what the host waits for the agent's goroutine, which
+	// never waits for the host: only a disk that hangs takes this long.
+	callTimeout = 30 * time.Second
+	// retrySave is the time after which a record that could not be saved, and
+	// need not have been, is tried again.
+	retrySave = 5 * time.Second
+	// stopTimeout bounds the farewell to the server: opamp-go waits 5 s for
+	// the server's side of it.
+	stopTimeout = 6 * time.Second
+	// settleTime is how long the host may take from Retrieve to the begin of a
+	// full reload: it decodes and compares the configuration, which takes tens
+	// of milliseconds for large ones.
+	settleTime = time.Second
+	// pairTimeout is how long an extension may take to turn up after the
+	// provider was asked; then its absence is worth a line in the log.
+	pairTimeout = time.Minute
+)
+
+// Rollout holds the durations of a rollout.
+type Rollout struct {
+	PreflightTimeout, DrainTimeout, ApplyTimeout, TrialPeriod time.Duration
+}
+
+// DefaultRollout returns the defaults, which hold until an extension says
+// otherwise.
+func DefaultRollout() Rollout {
+	return Rollout{
+		PreflightTimeout: 30 * time.Second, // seen: 0.1 s; a slow machine under load is far from this
+		DrainTimeout:     60 * time.Second, // what exporters may need to send their queues
+		ApplyTimeout:     60 * time.Second, // what a component may wait for a backend in Start
+		TrialPeriod:      5 * time.Second,  // what a component needs to find out that it cannot work
+	}
+}
+
+// Agent is the process-wide OpAMP agent of one name. It is held through leases.
+type Agent struct {
+	name   string
+	leases int // guarded by the registry's mutex
+
+	queue   *queue
+	done    chan struct{}  // closed when the goroutine has ended
+	work    sync.WaitGroup // goroutines of the agent but its own
+	working context.Context
+	cancel  context.CancelFunc
+	log     atomic.Pointer[zap.Logger]
+
+	// authorize adds credentials to the session's requests. It belongs to the
+	// extension instance that was attached last, while the session outlives it.
+	authorize atomic.Pointer[func(session.Request) (http.Header, error)]
+
+	// newest is the newest offer that the goroutine has not seen yet.
+	newest atomic.Pointer[remoteconfig.Offer]
+
+	// Everything below is owned by the agent's goroutine.
+
+	store     *store // nil without a folder
+	storeErr  error  // why there is none
+	machine   *rollout.Machine
+	dryRun    func(context.Context, preflight.Settings) preflight.Outcome
+	timers    map[uint64]*time.Timer
+	unsaved   *rollout.Record // what must be saved once it is possible
+	saveError string
+	required  []string // extensions that a remote configuration cannot remove
+	offers    map[string]remoteconfig.Offer
+	scrubber  *scrub.Scrubber
+	stuck     string // why the host must be restarted; empty if it need not
+
+	provider *ProviderLease // nil without a provider
+	watch    *watch         // nil between two Retrieves
+	serving  *served        // the answer to the Retrieve in progress
+	latest   map[string]any // what the latest Retrieve was given
+	running  map[string]any // what the attached instance was given
+
+	extension *ExtensionLease // nil between two instances
+	settings  ExtensionSettings
+	session   *session.Session
+	switching bool // the former session is being stopped
+	snapshot  effectiveconfig.Snapshot
+	instance  uint64 // the machine's instance that snapshot and running belong to
+	ready     bool
+	started   time.Time
+	tree      *health.Tree
+	reported  session.State
+}
+
+// newAgent returns an agent that has not started. A nil dir is explained by
+// dirErr.
+func newAgent(name string, dir *statedir.Dir, dirErr error, log *zap.Logger) *Agent {
+	a := &Agent{
+		name:     name,
+		queue:    newQueue(),
+		done:     make(chan struct{}),
+		storeErr: dirErr,
+		machine:  rollout.New(),
+		dryRun:   preflight.Run,
+		timers:   map[uint64]*time.Timer{},
+		offers:   map[string]remoteconfig.Offer{},
+		settings: ExtensionSettings{Rollout: DefaultRollout()},
+		tree:     health.NewTree(),
+	}
+	if dir != nil {
+		a.store = &store{dir}
+	}
+	a.working, a.cancel = context.WithCancel(context.Background())
+	a.log.Store(log)
+	a.newScrubber()
+	return a
+}
+
+// start runs the agent's goroutine.
+func (a *Agent) start() {
+	record, notes := a.store.load()
+	for _, note := range notes {
+		a.log.Load().Warn("State folder", zap.String("note", note))
+	}
+	a.required = a.store.required()
+	go a.run(record)
+}
+
+func (a *Agent) run(record rollout.Record) {
+	defer close(a.done)
+	a.step(rollout.Booted{Record: record})
+	for range a.queue.wake {
+		for _, f := range a.queue.take() {
+			f()
+		}
+		if a.queue.drained() {
+			return
+		}
+	}
+}
+
+// call runs f on the agent's goroutine and waits for it.
+func (a *Agent) call(ctx context.Context, f func()) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	ran := make(chan struct{})
+	if !a.queue.post(func() { f(); close(ran) }) {
+		return errClosed
+	}
+	select {
+	case <-ran:
+		return nil
+	case <-a.done:
+		return errClosed
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for the OpAMP agent: %w", ctx.Err())
+	}
+}
+
+var errClosed = errors.New("the OpAMP agent is closed")
+
+// close ends the agent: the session, the children, the goroutine, the folder.
+func (a *Agent) close(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
+	defer cancel()
+	a.cancel()
+	var s *session.Session
+	err := a.call(ctx, func() {
+		for _, t := range a.timers {
+			t.Stop()
+		}
+		s, a.session = a.session, nil
+	})
+	if s != nil {
+		err = errors.Join(err, s.Stop(ctx))
+	}
+	a.queue.close()
+	ended := make(chan struct{})
+	go func() {
+		<-a.done
+		a.work.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-ctx.Done():
+		return errors.Join(err, fmt.Errorf("waiting for the OpAMP agent to end: %w", ctx.Err()))
+	}
+	if a.store != nil {
+		err = errors.Join(err, a.store.dir.Close())
+	}
+	return err
+}
+
+// newScrubber takes note of which variables texts must not show.
+func (a *Agent) newScrubber(texts ...[]byte) { a.scrubber = scrub.New(environ(), texts...) }
+
+// remoteConfigOff returns why no remote configuration is accepted; empty if
+// one is.
+func (a *Agent) remoteConfigOff() string {
+	switch {
+	case !a.settings.AcceptsRemoteConfig:
+		return "accepts_remote_config is false"
+	case a.provider == nil:
+		return "no opamp: URI of this name is among --config"
+	case a.store == nil:
+		return "the state folder cannot be used: " + a.storeErr.Error()
+	default:
+		return ""
+	}
+}

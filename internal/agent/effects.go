@@ -1,0 +1,259 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/otelcol-opamp/otelcol-opamp/internal/preflight"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/remoteconfig"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/rollout"
+)
+
+func environ() []string { return os.Environ() }
+
+// step gives the machine an event and performs the effects in order.
+func (a *Agent) step(event rollout.Event) {
+	for _, effect := range a.machine.Step(event) {
+		if p, ok := effect.(rollout.Persist); ok {
+			if err := a.persist(p); err != nil {
+				a.step(rollout.PersistFailed{Reason: a.scrubber.Text(err.Error())})
+				return
+			}
+			continue
+		}
+		a.perform(effect)
+	}
+	a.afterStep()
+}
+
+// persist returns an error only for what must be saved.
+func (a *Agent) persist(p rollout.Persist) error {
+	err := a.store.save(p.Record)
+	if err == nil {
+		a.unsaved, a.saveError = nil, ""
+		if p.Record.Candidate == nil {
+			if err := a.store.keepBodies(a.machine.Digests()); err != nil {
+				a.log.Load().Warn("Removing configurations that are not needed any more", zap.Error(err))
+			}
+		}
+		return nil
+	}
+	if p.Must {
+		return err
+	}
+	if a.store == nil {
+		return nil // said once, at start
+	}
+	a.log.Load().Error("Saving the rollout's record; trying again", zap.Error(err), zap.Duration("after", retrySave))
+	a.unsaved, a.saveError = &p.Record, err.Error()
+	a.after(retrySave, func() {
+		if a.unsaved != nil {
+			_ = a.persist(rollout.Persist{Record: *a.unsaved}) // a failure is tried again
+			a.reportHealth(false)
+		}
+	})
+	return nil
+}
+
+// after runs f on the agent's goroutine when d has passed, unless the agent
+// closes before.
+func (a *Agent) after(d time.Duration, f func()) *time.Timer {
+	return time.AfterFunc(d, func() { a.queue.post(f) })
+}
+
+func (a *Agent) perform(effect rollout.Effect) {
+	switch e := effect.(type) {
+	case rollout.Check:
+		a.check(e.Ref)
+	case rollout.Trigger:
+		a.trigger()
+	case rollout.Serve:
+		a.serve(e)
+	case rollout.Report:
+		a.reportStatus(e.Status)
+	case rollout.StartTimer:
+		a.startTimer(e)
+	case rollout.Restart:
+		a.stuck = e.Reason
+		a.log.Load().Error("The Collector does not do what it is told; this process must be restarted", zap.String("reason", e.Reason))
+	case rollout.Moved:
+		a.log.Load().Info("Remote configuration rollout", zap.String("from", string(e.From)), zap.String("to", string(e.To)),
+			zap.Stringer("config", e.Ref), zap.String("reason", e.Reason))
+	case rollout.Persist: // see step
+	}
+}
+
+func (a *Agent) startTimer(e rollout.StartTimer) {
+	durations := map[rollout.Timer]time.Duration{
+		rollout.DrainTimer:  a.settings.Rollout.DrainTimeout,
+		rollout.ApplyTimer:  a.settings.Rollout.ApplyTimeout,
+		rollout.TrialTimer:  a.settings.Rollout.TrialPeriod,
+		rollout.SettleTimer: settleTime,
+	}
+	a.timers[e.ID] = a.after(durations[e.Timer], func() {
+		delete(a.timers, e.ID)
+		a.step(rollout.TimerFired{ID: e.ID})
+	})
+}
+
+// check saves the body of an offer and dry-runs it in a child process. The
+// outcome comes back through the queue.
+func (a *Agent) check(ref remoteconfig.Ref) {
+	offer := a.offers[ref.Digest]
+	checked := rollout.Checked{Ref: ref, Context: a.verdictContext()}
+	answer := func() { a.queue.post(func() { a.step(checked) }) }
+	var texts [][]byte
+	for _, f := range offer.Files() {
+		texts = append(texts, f.Body)
+	}
+	a.newScrubber(texts...)
+	if err := a.acceptable(offer); err != nil {
+		checked.Reason = a.scrubber.Text(err.Error())
+		answer()
+		return
+	}
+	if err := a.store.saveBody(offer); err != nil {
+		checked.Reason, checked.Transient = a.scrubber.Text("saving the configuration: "+err.Error()), true
+		answer()
+		return
+	}
+	set := preflight.Settings{Args: os.Args[1:], Candidate: ref.Digest, Timeout: a.settings.Rollout.PreflightTimeout}
+	if a.name != "" {
+		set.Candidate += "@" + a.name
+	}
+	scrubber := a.scrubber
+	a.work.Go(func() {
+		begin := time.Now()
+		outcome := a.dryRun(a.working, set)
+		a.log.Load().Debug("Dry run of a candidate", zap.Stringer("config", ref), zap.Duration("took", time.Since(begin)), zap.Bool("passed", outcome.Reason == ""))
+		if outcome.Reason != "" {
+			checked.Reason, checked.Transient = scrubber.Text(outcome.Reason), outcome.Transient
+		}
+		answer()
+	})
+}
+
+// acceptable checks what the dry run cannot: that the offer is a configuration
+// and leaves the management of this agent alone.
+func (a *Agent) acceptable(offer remoteconfig.Offer) error {
+	conf, err := offer.Parse()
+	if err != nil {
+		return err
+	}
+	extensions, _ := conf["extensions"].(map[string]any)
+	if _, ok := extensions[a.settings.ID]; ok && a.settings.ID != "" {
+		return fmt.Errorf("%q is managed locally: remove it from the remote configuration", "extensions::"+a.settings.ID)
+	}
+	return nil
+}
+
+// trigger makes the host reload, once per Retrieve. Between two Retrieves
+// nothing is to be done: the next one is given what the machine wants.
+func (a *Agent) trigger() {
+	if a.watch != nil {
+		a.watch.fire()
+	}
+}
+
+// served is the answer to a Retrieve.
+type served struct {
+	conf map[string]any
+	ref  remoteconfig.Ref
+}
+
+// serve looks up what the machine wants to run.
+func (a *Agent) serve(e rollout.Serve) {
+	conf := map[string]any{}
+	if !e.Ref.IsZero() {
+		offer, err := a.offer(e.Ref.Digest)
+		if err == nil {
+			conf, err = offer.Parse()
+		}
+		if err != nil {
+			if a.machine.State() == rollout.Applying {
+				a.step(rollout.PersistFailed{Reason: a.scrubber.Text(err.Error())})
+				return
+			}
+			a.log.Load().Error("The last known good cannot be read; serving the local configuration only", zap.Stringer("config", e.Ref), zap.Error(err))
+			conf = map[string]any{}
+		}
+	}
+	a.latest = conf
+	a.serving = &served{conf: keepExtensions(conf, a.required), ref: e.Ref}
+}
+
+func (a *Agent) offer(digest string) (remoteconfig.Offer, error) {
+	if offer, ok := a.offers[digest]; ok {
+		return offer, nil
+	}
+	return a.store.body(digest)
+}
+
+// keepExtensions returns conf with the required extensions in its list of
+// extensions, if it has one: the Collector replaces lists, and without these
+// the agent would not start.
+func keepExtensions(conf map[string]any, required []string) map[string]any {
+	service, ok := conf["service"].(map[string]any)
+	if !ok {
+		return conf
+	}
+	list, ok := service["extensions"].([]any)
+	if !ok {
+		return conf
+	}
+	have := map[string]bool{}
+	for _, id := range list {
+		have[fmt.Sprint(id)] = true
+	}
+	united := append([]any(nil), list...)
+	for _, id := range required {
+		if !have[id] {
+			united = append(united, id)
+		}
+	}
+	return with(conf, "service", with(service, "extensions", united))
+}
+
+func with(m map[string]any, key string, value any) map[string]any {
+	out := make(map[string]any, len(m))
+	for k, v := range m {
+		out[k] = v
+	}
+	out[key] = value
+	return out
+}
+
+// offered takes the newest offer. Older ones that arrived since the goroutine
+// last looked are gone: the newest offer wins.
+func (a *Agent) offered() {
+	offer := a.newest.Swap(nil)
+	if offer == nil {
+		return
+	}
+	ref := offer.Ref()
+	a.offers[ref.Digest] = *offer
+	a.step(rollout.Offered{Ref: ref, Context: a.verdictContext()})
+	a.forgetOffers()
+}
+
+// forgetOffers keeps in memory only what the machine may still need from it.
+func (a *Agent) forgetOffers() {
+	needed := map[string]bool{}
+	for _, digest := range a.machine.Digests() {
+		needed[digest] = true
+	}
+	for digest := range a.offers {
+		if !needed[digest] {
+			delete(a.offers, digest)
+		}
+	}
+}
+
+// sessionContext bounds calls into the client that should not wait at all.
+func sessionContext() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), stopTimeout)
+}

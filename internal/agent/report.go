@@ -1,0 +1,217 @@
+package agent
+
+import (
+	"bytes"
+	"encoding/hex"
+	"fmt"
+	"reflect"
+	"strings"
+	"sync/atomic"
+
+	"go.opentelemetry.io/collector/component/componentstatus"
+	"go.opentelemetry.io/collector/pipeline"
+	"go.uber.org/zap"
+
+	"github.com/otelcol-opamp/otelcol-opamp/internal/health"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/remoteconfig"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/rollout"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/session"
+)
+
+// callbacks are called by the client; they post and return.
+func (a *Agent) callbacks() session.Callbacks {
+	var connected atomic.Bool // to log changes only; HTTP connects with every request
+	return session.Callbacks{
+		Connected: func() {
+			if !connected.Swap(true) {
+				a.log.Load().Info("Connected to the OpAMP server")
+				a.log.Load().Debug("Connected to the OpAMP server") // contrib's supervisor waits for this line at this level
+			}
+		},
+		ConnectFailed: func(err error) {
+			if connected.Swap(false) {
+				a.log.Load().Warn("The connection to the OpAMP server is lost; trying again", zap.Error(err))
+				return
+			}
+			a.log.Load().Debug("Failed to connect to the OpAMP server", zap.Error(err))
+		},
+		ServerError: func(kind, message string) {
+			a.log.Load().Error("OpAMP server returned an error response", zap.String("type", kind), zap.String("message", message))
+		},
+		Offered: func(offer remoteconfig.Offer) {
+			if a.newest.Swap(&offer) == nil {
+				a.queue.post(a.offered)
+			}
+		},
+	}
+}
+
+// afterStep follows up on what a step may have changed.
+func (a *Agent) afterStep() {
+	if instance := a.machine.Instance(); instance != a.instance && a.extension != nil && a.ready {
+		// The host exchanged receivers in place: no new instance was started
+		// and no new configuration handed out.
+		a.instance = instance
+		a.snapshot = a.snapshot.ReplaceReceivers(a.running, a.latest)
+		a.running = a.latest
+		a.reportEffective()
+		a.reportHealth(true)
+	}
+}
+
+// describe reports the description, if it changed.
+func (a *Agent) describe() {
+	uid, err := a.uid()
+	if err != nil {
+		return // said when the session was started
+	}
+	d := a.settings.Describe(uid)
+	if reflect.DeepEqual(d, a.reported.Description) {
+		return
+	}
+	a.reported.Description = d
+	a.warn("Reporting the agent description", a.session.SetDescription(d))
+}
+
+func (a *Agent) warn(doing string, err error) {
+	if err != nil {
+		a.log.Load().Warn(doing, zap.Error(err))
+	}
+}
+
+// reportStatus tells the server about the remote configuration.
+func (a *Agent) reportStatus(s rollout.Status) {
+	a.reported.RemoteConfig = status(s)
+	if a.session != nil && a.remoteConfigOff() == "" {
+		a.warn("Reporting the status of the remote configuration", a.session.SetRemoteConfigStatus(a.reported.RemoteConfig))
+	}
+	a.reportHealth(false)
+}
+
+func status(s rollout.Status) session.RemoteConfigStatus {
+	states := map[rollout.StatusState]session.RemoteConfigState{
+		rollout.StatusUnset:    session.Unset,
+		rollout.StatusApplying: session.Applying,
+		rollout.StatusApplied:  session.Applied,
+		rollout.StatusFailed:   session.Failed,
+	}
+	hash, err := hex.DecodeString(s.Hash)
+	if err != nil {
+		return session.RemoteConfigStatus{} // only a record edited by hand has such a hash
+	}
+	return session.RemoteConfigStatus{Hash: hash, State: states[s.State], Message: s.Message}
+}
+
+// reportEffective reports the configuration that runs, if it changed.
+func (a *Agent) reportEffective() {
+	if !a.settings.Session.Capabilities.EffectiveConfig || a.snapshot.Effective == nil {
+		return
+	}
+	yaml, err := a.snapshot.YAML(a.settings.View)
+	if err != nil {
+		a.warn("Reporting the effective configuration", err)
+		return
+	}
+	a.newScrubberFor(yaml)
+	if bytes.Equal(yaml, a.reported.EffectiveConfig) {
+		return
+	}
+	a.reported.EffectiveConfig = yaml
+	if a.session != nil {
+		ctx, cancel := sessionContext()
+		defer cancel()
+		a.warn("Reporting the effective configuration", a.session.SetEffectiveConfig(ctx, yaml))
+	}
+}
+
+// newScrubberFor also hides the variables that the running configuration
+// refers to, not only those of the candidate.
+func (a *Agent) newScrubberFor(yaml []byte) {
+	texts := [][]byte{yaml}
+	for _, offer := range a.offers {
+		for _, f := range offer.Files() {
+			texts = append(texts, f.Body)
+		}
+	}
+	a.newScrubber(texts...)
+}
+
+// reportHealth reports the health, if it changed or always is set. While the
+// service is being exchanged nothing is reported: the outcome will be.
+func (a *Agent) reportHealth(always bool) {
+	if !a.settings.Session.Capabilities.Health || !a.ready {
+		return
+	}
+	h := a.healthNode()
+	if !always && reflect.DeepEqual(h, a.reported.Health) {
+		return
+	}
+	a.reported.Health = h
+	if a.session != nil {
+		a.warn("Reporting health", a.session.SetHealth(h))
+	}
+}
+
+func (a *Agent) healthNode() health.Node {
+	if !a.ready {
+		return health.Node{Status: "StatusStarting"}
+	}
+	root := a.scrubHealth(a.tree.Root(a.started))
+	var notes []string
+	if root.Healthy && !a.hasPipelines() {
+		notes = append(notes, "waiting for configuration")
+	}
+	if r := a.machine.Record(); r.Status.State == rollout.StatusFailed {
+		notes = append(notes, fmt.Sprintf("remote configuration %s failed; running last known good %s",
+			remoteconfig.Ref{Hash: r.Status.Hash}, r.LastKnownGood))
+	}
+	if a.provider != nil && a.store == nil {
+		notes = append(notes, a.remoteConfigOff())
+	}
+	if a.saveError != "" {
+		notes = append(notes, "the state of the rollout could not be saved: "+a.saveError)
+	}
+	if a.stuck != "" {
+		root.Healthy = false
+		root.LastError = "the Collector does not do what it is told; restart the process: " + a.stuck
+	}
+	if len(notes) > 0 {
+		root.Status += "; " + a.scrubber.Text(strings.Join(notes, "; "))
+	}
+	return root
+}
+
+func (a *Agent) scrubHealth(n health.Node) health.Node {
+	n.LastError = a.scrubber.Text(n.LastError)
+	for name, part := range n.Parts {
+		n.Parts[name] = a.scrubHealth(part)
+	}
+	return n
+}
+
+func (a *Agent) hasPipelines() bool {
+	service, _ := a.snapshot.Effective["service"].(map[string]any)
+	pipelines, _ := service["pipelines"].(map[string]any)
+	return len(pipelines) > 0
+}
+
+// componentName names an instance for people.
+func componentName(source *componentstatus.InstanceID) string {
+	name := strings.ToLower(source.Kind().String()) + " " + source.ComponentID().String()
+	var in []string
+	source.AllPipelineIDs(func(id pipeline.ID) bool {
+		in = append(in, id.String())
+		return true
+	})
+	if len(in) > 0 {
+		name += " in pipeline " + strings.Join(in, ", ")
+	}
+	return name
+}
+
+// logAdapter lets opamp-go log at debug level: what matters is logged by the
+// callbacks.
+type logAdapter struct{ log *atomic.Pointer[zap.Logger] }
+
+func (l logAdapter) Debugf(format string, v ...any) { l.log.Load().Sugar().Debugf(format, v...) }
+func (l logAdapter) Errorf(format string, v ...any) { l.log.Load().Sugar().Debugf(format, v...) }

@@ -1,0 +1,102 @@
+// Package health folds component status events into one health tree: the
+// Collector, its pipelines and extensions, their components.
+//
+// Aggregation is that of contrib's pkg/status, so that the tree means what
+// contrib's health extensions mean by it.
+package health
+
+import (
+	"strings"
+	"time"
+
+	"github.com/open-telemetry/opentelemetry-collector-contrib/pkg/status"
+	"go.opentelemetry.io/collector/component/componentstatus"
+)
+
+// Node is the health of the Collector or of a part of it.
+type Node struct {
+	Healthy bool
+	// Status is a word of the Collector's component status, such as StatusOK.
+	Status string
+	// LastError is why the part is not healthy; empty if it is.
+	LastError string
+	// Started is when the part was started; zero if it is not running.
+	Started time.Time
+	// Changed is when Status became what it is.
+	Changed time.Time
+	// Parts are the parts by name, for example "pipeline:traces" and, in it,
+	// "receiver:otlp".
+	Parts map[string]Node
+}
+
+// Tree collects the status events of one generation of the service. It is not
+// safe for concurrent use.
+type Tree struct {
+	events  *status.Aggregator
+	started map[string]time.Time
+}
+
+// NewTree returns a Tree that knows no component yet.
+func NewTree() *Tree {
+	return &Tree{events: status.NewAggregator(status.PriorityPermanent), started: map[string]time.Time{}}
+}
+
+// Record takes an event. Tree keeps no reference to its arguments that would
+// matter to the caller; both are immutable.
+func (t *Tree) Record(source *componentstatus.InstanceID, event *componentstatus.Event) {
+	key := componentKey(source)
+	switch event.Status() {
+	case componentstatus.StatusStarting:
+		t.started[key] = event.Timestamp()
+	case componentstatus.StatusStopped:
+		delete(t.started, key)
+	}
+	t.events.RecordStatus(source, event)
+}
+
+// Root returns the health of the whole, whose parts have been running since
+// started. The caller owns the result.
+func (t *Tree) Root(started time.Time) Node {
+	root, _ := t.events.AggregateStatus(status.ScopeAll, status.Verbose)
+	n := t.node("", root)
+	n.Started = started
+	return n
+}
+
+func (t *Tree) node(key string, s *status.AggregateStatus) Node {
+	n := Node{
+		Healthy: s.Status() == componentstatus.StatusOK,
+		Status:  s.Status().String(),
+		Started: t.started[key],
+		Changed: s.Timestamp(),
+	}
+	if err := s.Err(); err != nil {
+		n.LastError = err.Error()
+	}
+	for name, part := range s.ComponentStatusMap {
+		if n.Parts == nil {
+			n.Parts = make(map[string]Node, len(s.ComponentStatusMap))
+		}
+		child := t.node(name, part)
+		if child.Started.IsZero() {
+			child.Started = earliest(child.Parts)
+		}
+		n.Parts[name] = child
+	}
+	return n
+}
+
+// earliest returns when the first of the parts was started.
+func earliest(parts map[string]Node) time.Time {
+	var first time.Time
+	for _, p := range parts {
+		if first.IsZero() || (!p.Started.IsZero() && p.Started.Before(first)) {
+			first = p.Started
+		}
+	}
+	return first
+}
+
+func componentKey(source *componentstatus.InstanceID) string {
+	return strings.ToLower(source.Kind().String()) + ":" + source.ComponentID().String()
+}

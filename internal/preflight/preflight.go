@@ -1,0 +1,151 @@
+package preflight
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/otelcol-opamp/otelcol-opamp/internal/process"
+)
+
+// Env is the variable that makes the provider of the child serve a candidate.
+// Its value is "<digest>" or "<digest>@<agent name>". The provider honours it
+// only under the validate command.
+const Env = "OTELCOL_OPAMP_DRY_RUN"
+
+const (
+	// memoryLimit is the most memory a child may use, in bytes. The largest
+	// distributions were seen to need 90 MB.
+	memoryLimit = 512 << 20
+	// softMemoryLimit makes the child's garbage collector work harder before
+	// the limit kills it.
+	softMemoryLimit = "GOMEMLIMIT=400MiB"
+	// maxOutput is how much of the child's output is kept, in bytes: its head,
+	// where a panic names its cause, and its tail, where an error does.
+	maxOutput = 32 << 10
+	// reapDelay bounds the wait for the child's output after it was killed; a
+	// grandchild may hold the pipe open.
+	reapDelay = time.Second
+)
+
+// Settings say what to run.
+type Settings struct {
+	// Executable is the program; the running process's own if empty.
+	Executable string
+	// Args are the arguments of the running process without its name.
+	Args []string
+	// Candidate is the value of [Env].
+	Candidate string
+	// Timeout is the most time the child may take.
+	Timeout time.Duration
+}
+
+// Outcome is the answer.
+type Outcome struct {
+	// Reason is why the configuration is refused; empty if it is not. It may
+	// contain secrets and be long; scrub it before it leaves the process.
+	Reason string
+	// Transient means that the failure says nothing about the configuration.
+	Transient bool
+}
+
+// Run runs the child and waits for its end. If ctx ends, the child is killed
+// and the outcome is transient. It is safe for concurrent use.
+func Run(ctx context.Context, set Settings) Outcome {
+	executable := set.Executable
+	if executable == "" {
+		var err error
+		if executable, err = process.Executable(); err != nil {
+			return Outcome{Reason: fmt.Sprintf("finding the executable for the dry run: %v", err), Transient: true}
+		}
+	}
+	limited, cancel := context.WithTimeout(ctx, set.Timeout)
+	defer cancel()
+	cmd := exec.CommandContext(limited, executable, append([]string{"validate"}, set.Args...)...) //nolint:gosec // our own executable and arguments
+	cmd.Env = append(os.Environ(), Env+"="+set.Candidate, softMemoryLimit)
+	out := &output{}
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.WaitDelay = reapDelay
+	err := runIsolated(cmd, memoryLimit)
+	switch {
+	case err == nil:
+		return Outcome{}
+	case ctx.Err() != nil:
+		return Outcome{Reason: "the dry run was interrupted", Transient: true}
+	case limited.Err() != nil:
+		return Outcome{Reason: fmt.Sprintf("the dry run did not end within preflight_timeout (%s)", set.Timeout)}
+	}
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		return Outcome{Reason: fmt.Sprintf("starting the dry run: %v", err), Transient: true}
+	}
+	return Outcome{Reason: reason(out.String(), exit)}
+}
+
+// ParseCandidate splits the value of [Env].
+func ParseCandidate(value string) (digest, name string) {
+	digest, name, _ = strings.Cut(value, "@")
+	return digest, name
+}
+
+var (
+	// errorLine begins what cobra prints about a failed command; it may go on
+	// over several lines.
+	errorLine = regexp.MustCompile(`(?m)^Error: `)
+	panicLine = regexp.MustCompile(`(?m)^panic: .*`)
+	// fatalLine begins what the Go runtime prints when it gives up.
+	fatalLine = regexp.MustCompile(`(?m)^(?:fatal error|runtime): .*`)
+	// frame matches a function in a stack trace that is not the runtime's.
+	frame = regexp.MustCompile(`(?m)^((?:[\w.-]+/)+[^\s(]+(?:\(\*?\w+\)[^\s(]*)?)\(`)
+)
+
+// reason finds out what the child died of.
+func reason(text string, exit *exec.ExitError) string {
+	if m := panicLine.FindStringIndex(text); m != nil {
+		line := strings.TrimPrefix(text[m[0]:m[1]], "panic: ")
+		where := ""
+		if f := frame.FindStringSubmatch(text[m[1]:]); f != nil {
+			where = " in " + f[1]
+		}
+		return "the dry run panicked" + where + ": " + line
+	}
+	if m := fatalLine.FindString(text); m != "" {
+		return fmt.Sprintf("the dry run died (memory limit %d MiB): %s", memoryLimit>>20, m)
+	}
+	if m := errorLine.FindStringIndex(text); m != nil {
+		return strings.TrimSpace(text[m[1]:])
+	}
+	text = strings.TrimSpace(text)
+	if text == "" {
+		text = "it printed nothing"
+	}
+	return fmt.Sprintf("the dry run ended with %s: %s", exit.ProcessState, text)
+}
+
+// output keeps the head and the tail of what is written to it. os/exec writes
+// to it from one goroutine.
+type output struct {
+	head, tail bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	n := len(p)
+	if free := maxOutput/2 - o.head.Len(); free > 0 {
+		take := min(free, len(p))
+		o.head.Write(p[:take])
+		p = p[take:]
+	}
+	o.tail.Write(p)
+	if extra := o.tail.Len() - maxOutput/2; extra > 0 {
+		o.tail.Next(extra)
+	}
+	return n, nil
+}
+
+func (o *output) String() string { return o.head.String() + o.tail.String() }

@@ -1,0 +1,105 @@
+package preflight_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"go.uber.org/goleak"
+
+	"github.com/otelcol-opamp/otelcol-opamp/internal/preflight"
+)
+
+// TestMain lets the test binary play the Collector's validate command.
+func TestMain(m *testing.M) {
+	if behaviour := os.Getenv("PREFLIGHT_TEST_CHILD"); behaviour != "" {
+		child(behaviour)
+		os.Exit(0)
+	}
+	goleak.VerifyTestMain(m)
+}
+
+func child(behaviour string) {
+	switch behaviour {
+	case "good":
+		if os.Args[1] != "validate" || os.Args[2] != "--config=opamp:" || os.Getenv(preflight.Env) != "d1@edge" || os.Getenv("GOMEMLIMIT") == "" {
+			fmt.Fprintln(os.Stderr, "Error: called wrongly:", os.Args)
+			os.Exit(1)
+		}
+	case "error":
+		fmt.Fprintln(os.Stderr, "some log line\nError: invalid configuration: exporters::x: `y` must be set\nreceivers::z: unknown key")
+		os.Exit(1)
+	case "panic":
+		panic("the factory is broken")
+	case "silent":
+		os.Exit(7)
+	case "hang":
+		select {}
+	case "leak":
+		var hold [][]byte
+		for {
+			b := make([]byte, 1<<20)
+			for i := range b {
+				b[i] = 1
+			}
+			hold = append(hold, b)
+			_ = hold
+		}
+	case "noise":
+		fmt.Println(strings.Repeat("noise\n", 1<<20))
+		fmt.Fprintln(os.Stderr, "Error: after all the noise")
+		os.Exit(1)
+	}
+}
+
+func run(t *testing.T, ctx context.Context, behaviour string, timeout time.Duration) preflight.Outcome { //nolint:revive // the test's context is an argument of its own
+	t.Helper()
+	t.Setenv("PREFLIGHT_TEST_CHILD", behaviour)
+	return preflight.Run(ctx, preflight.Settings{Executable: os.Args[0], Args: []string{"--config=opamp:"}, Candidate: "d1@edge", Timeout: timeout})
+}
+
+func TestOutcomes(t *testing.T) {
+	for _, tt := range []struct {
+		behaviour string
+		want      string
+	}{
+		{"good", ""},
+		{"error", "invalid configuration: exporters::x: `y` must be set\nreceivers::z: unknown key"},
+		{"panic", "the dry run panicked in github.com/otelcol-opamp/otelcol-opamp/internal/preflight_test.child: the factory is broken"},
+		{"silent", "the dry run ended with exit status 7: it printed nothing"},
+		{"noise", "after all the noise"},
+	} {
+		t.Run(tt.behaviour, func(t *testing.T) {
+			assert.Equal(t, preflight.Outcome{Reason: tt.want}, run(t, t.Context(), tt.behaviour, time.Minute))
+		})
+	}
+}
+
+func TestChildThatNeverEndsIsKilled(t *testing.T) {
+	assert.Equal(t, preflight.Outcome{Reason: "the dry run did not end within preflight_timeout (200ms)"},
+		run(t, t.Context(), "hang", 200*time.Millisecond))
+}
+
+func TestInterruptedDryRunIsNoVerdict(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	assert.Equal(t, preflight.Outcome{Reason: "the dry run was interrupted", Transient: true}, run(t, ctx, "hang", time.Minute))
+}
+
+func TestMissingExecutableIsNoVerdict(t *testing.T) {
+	got := preflight.Run(t.Context(), preflight.Settings{Executable: "/nonexistent", Timeout: time.Second})
+	assert.True(t, got.Transient)
+	assert.Contains(t, got.Reason, "starting the dry run")
+}
+
+func TestParseCandidate(t *testing.T) {
+	t.Parallel()
+	digest, name := preflight.ParseCandidate("abc@a@b")
+	assert.Equal(t, []string{"abc", "a@b"}, []string{digest, name})
+	digest, name = preflight.ParseCandidate("abc")
+	assert.Equal(t, []string{"abc", ""}, []string{digest, name})
+}

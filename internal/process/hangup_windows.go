@@ -1,0 +1,4 @@
+package process
+
+// IgnoreHangup does nothing: Windows has no SIGHUP.
+func IgnoreHangup() {}

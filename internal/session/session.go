@@ -1,0 +1,244 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"sync/atomic"
+	"time"
+
+	"github.com/open-telemetry/opamp-go/client"
+	"github.com/open-telemetry/opamp-go/client/types"
+	"github.com/open-telemetry/opamp-go/protobufs"
+
+	"github.com/otelcol-opamp/otelcol-opamp/internal/health"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/remoteconfig"
+)
+
+const (
+	// maxMessage bounds a message from the server, in bytes: four times the
+	// largest configuration that is accepted, against 64 MiB by default.
+	maxMessage = 16 << 20
+	// requestTimeout bounds one request over HTTP: a server that accepts and
+	// never answers must not silence the agent.
+	requestTimeout = 30 * time.Second
+	// authTimeout bounds the authorization of one attempt; token endpoints
+	// hang too.
+	authTimeout = 15 * time.Second
+	// heartbeat is the interval of the protocol (specification, Heartbeats).
+	heartbeat = 30 * time.Second
+)
+
+// Session is a running client. Its methods are safe for concurrent use, but not
+// from inside a callback.
+type Session struct {
+	client    client.OpAMPClient
+	transport *http.Transport // nil for WebSocket
+	effective atomic.Pointer[protobufs.EffectiveConfig]
+}
+
+// Start starts a session and returns before it is connected; the client tries
+// for ever. The caller must Stop it.
+func Start(ctx context.Context, set Settings) (*Session, error) {
+	s := &Session{}
+	log := clientLogger{set.Log}
+	if set.Transport == HTTP {
+		c := client.NewHTTP(log)
+		c.SetPollingInterval(set.PollingInterval)
+		s.client = c
+	} else {
+		s.client = client.NewWebSocket(log)
+	}
+	if err := s.setInitial(set); err != nil {
+		return nil, fmt.Errorf("preparing the first OpAMP message: %w", err)
+	}
+	start := types.StartSettings{
+		OpAMPServerURL:     set.Endpoint,
+		Header:             set.Header,
+		TLSConfig:          set.TLS,
+		InstanceUid:        types.InstanceUid(set.InstanceUID),
+		RemoteConfigStatus: set.Initial.RemoteConfig.protobuf(),
+		MaxMessageSize:     maxMessage,
+		// Compression over WebSocket would void the size limit: opamp-go 0.24
+		// counts compressed bytes.
+		EnableCompression: false,
+		Callbacks:         s.callbacks(set),
+	}
+	interval := heartbeat
+	if set.Transport == HTTP {
+		interval = set.PollingInterval
+		s.transport = &http.Transport{
+			Proxy:               http.ProxyFromEnvironment,
+			TLSClientConfig:     set.TLS,
+			TLSHandshakeTimeout: requestTimeout,
+			ForceAttemptHTTP2:   true,
+		}
+		start.TLSConfig = nil // opamp-go would replace the transport
+		start.Client = &http.Client{
+			Timeout:   requestTimeout,
+			Transport: refusing{s.transport},
+			CheckRedirect: func(next *http.Request, via []*http.Request) error {
+				return checkRedirect(next, via, nil)
+			},
+		}
+	}
+	start.HeartbeatInterval = &interval
+	if set.Authorize != nil {
+		start.HeaderFunc = headerFunc(set)
+	}
+	if err := s.client.Start(ctx, start); err != nil {
+		return nil, fmt.Errorf("starting the OpAMP client for %q: %w", set.Endpoint, err)
+	}
+	return s, nil
+}
+
+func (s *Session) setInitial(set Settings) error {
+	if err := s.client.SetAgentDescription(set.Initial.Description.protobuf()); err != nil {
+		return err
+	}
+	if set.Capabilities.Health {
+		if err := s.client.SetHealth(protobufHealth(set.Initial.Health)); err != nil {
+			return err
+		}
+	}
+	if set.Capabilities.AvailableComponents {
+		if err := s.client.SetAvailableComponents(set.Initial.Components.protobuf()); err != nil {
+			return err
+		}
+	}
+	s.storeEffective(set.Initial.EffectiveConfig)
+	capabilities := set.Capabilities.protobuf()
+	return s.client.SetCapabilities(&capabilities)
+}
+
+func (s *Session) callbacks(set Settings) types.Callbacks {
+	return types.Callbacks{
+		OnConnect:       func(context.Context) { set.Callback.Connected() },
+		OnConnectFailed: func(_ context.Context, err error) { set.Callback.ConnectFailed(err) },
+		OnError: func(_ context.Context, err *protobufs.ServerErrorResponse) {
+			set.Callback.ServerError(err.GetType().String(), err.GetErrorMessage())
+		},
+		OnMessage: func(_ context.Context, m *types.MessageData) {
+			if m.RemoteConfig != nil && set.Capabilities.RemoteConfig {
+				set.Callback.Offered(offer(m.RemoteConfig))
+			}
+		},
+		GetEffectiveConfig: func(context.Context) (*protobufs.EffectiveConfig, error) { return s.effective.Load(), nil },
+		CheckRedirect:      checkRedirect,
+	}
+}
+
+// Stop tells the server that the agent leaves, and waits for the client's
+// goroutines until ctx ends. The session must not be used afterwards.
+func (s *Session) Stop(ctx context.Context) error {
+	err := s.client.Stop(ctx)
+	if s.transport != nil {
+		s.transport.CloseIdleConnections()
+	}
+	if err != nil {
+		return fmt.Errorf("stopping the OpAMP client: %w", err)
+	}
+	return nil
+}
+
+// SetDescription reports who the agent is.
+func (s *Session) SetDescription(d Description) error {
+	return s.client.SetAgentDescription(d.protobuf())
+}
+
+// SetHealth reports health. The protocol wants it only when it changed; the
+// caller compares.
+func (s *Session) SetHealth(h health.Node) error { return s.client.SetHealth(protobufHealth(h)) }
+
+// SetRemoteConfigStatus reports the state of an offer.
+func (s *Session) SetRemoteConfigStatus(status RemoteConfigStatus) error {
+	return s.client.SetRemoteConfigStatus(status.protobuf())
+}
+
+// SetEffectiveConfig reports the running configuration. The caller compares
+// with what was reported before.
+func (s *Session) SetEffectiveConfig(ctx context.Context, yaml []byte) error {
+	s.storeEffective(yaml)
+	return s.client.UpdateEffectiveConfig(ctx)
+}
+
+func (s *Session) storeEffective(yaml []byte) {
+	if yaml == nil {
+		return
+	}
+	s.effective.Store(&protobufs.EffectiveConfig{ConfigMap: &protobufs.AgentConfigMap{
+		ConfigMap: map[string]*protobufs.AgentConfigObject{"": {Body: yaml, ContentType: "text/yaml"}},
+	}})
+}
+
+func offer(c *protobufs.AgentRemoteConfig) remoteconfig.Offer {
+	var files []remoteconfig.File
+	for name, f := range c.GetConfig().GetConfigMap() {
+		files = append(files, remoteconfig.File{Name: name, ContentType: f.GetContentType(), Body: f.GetBody()})
+	}
+	return remoteconfig.NewOffer(c.GetConfigHash(), files)
+}
+
+// errRedirect is why a redirect is not followed.
+var errRedirect = errors.New("the server redirects to another host or scheme: set the endpoint to the final URL")
+
+// checkRedirect follows redirects only within the same host and scheme:
+// opamp-go would keep the new URL for good and send it the credentials.
+func checkRedirect(next *http.Request, via []*http.Request, _ []*http.Response) error {
+	first := via[0].URL
+	if next.URL.Host != first.Host || secure(next.URL) != secure(first) {
+		return errRedirect
+	}
+	// Three is more than any working set-up needs.
+	if len(via) > 3 {
+		return errors.New("the server redirects more than three times")
+	}
+	return nil
+}
+
+func secure(u *url.URL) bool { return u.Scheme == "https" || u.Scheme == "wss" }
+
+// refuse is a header that stops an attempt which could not be authorized. A
+// WebSocket dial with it fails before it opens a connection, since the library
+// sets this header itself; over HTTP the transport below sees it.
+const refuse = "Sec-Websocket-Key"
+
+func headerFunc(set Settings) func(http.Header) http.Header {
+	request := Request{Method: http.MethodGet, URL: set.Endpoint, Timeout: authTimeout}
+	if set.Transport == HTTP {
+		request.Method = http.MethodPost
+	}
+	return func(header http.Header) http.Header {
+		extra, err := set.Authorize(request)
+		if err != nil {
+			set.Callback.ConnectFailed(fmt.Errorf("authorizing the connection to the OpAMP server: %w", err))
+			header.Set(refuse, "not authorized")
+			return header
+		}
+		for key, values := range extra {
+			header[http.CanonicalHeaderKey(key)] = values
+		}
+		return header
+	}
+}
+
+// errUnauthorized is what an attempt without authorization fails with.
+var errUnauthorized = errors.New("nothing is sent without authorization")
+
+// refusing is a transport that sends nothing that was not authorized.
+type refusing struct{ next http.RoundTripper }
+
+// RoundTrip implements [http.RoundTripper].
+func (t refusing) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Header.Get(refuse) != "" {
+		return nil, errUnauthorized
+	}
+	return t.next.RoundTrip(r)
+}
+
+type clientLogger struct{ log Logger }
+
+func (l clientLogger) Debugf(_ context.Context, format string, v ...any) { l.log.Debugf(format, v...) }
+func (l clientLogger) Errorf(_ context.Context, format string, v ...any) { l.log.Errorf(format, v...) }

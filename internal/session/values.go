@@ -1,0 +1,116 @@
+package session
+
+import (
+	"crypto/tls"
+	"net/http"
+	"time"
+
+	"github.com/otelcol-opamp/otelcol-opamp/internal/health"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/remoteconfig"
+)
+
+// Transport is how the agent talks to the server.
+type Transport string
+
+// The transports.
+const (
+	WebSocket Transport = "ws"
+	HTTP      Transport = "http"
+)
+
+// Settings are fixed for the life of a session.
+type Settings struct {
+	Transport Transport
+	// Endpoint is the server's URL.
+	Endpoint string
+	// Header is sent with every request.
+	Header http.Header
+	// Authorize returns headers to be added to Header before each connection
+	// attempt. If it fails nothing is sent. It may be nil, may block until ctx
+	// ends, and may be called by any goroutine.
+	Authorize func(Request) (http.Header, error)
+	// TLS is used for wss and https; it must be nil otherwise.
+	TLS *tls.Config
+	// PollingInterval is the time between two requests over HTTP when there is
+	// nothing to say.
+	PollingInterval time.Duration
+	// InstanceUID identifies the agent.
+	InstanceUID [16]byte
+	// Capabilities are announced to the server.
+	Capabilities Capabilities
+	// Initial is what the first message reports.
+	Initial  State
+	Callback Callbacks
+	Log      Logger
+}
+
+// Request is what an authorization may depend on.
+type Request struct {
+	Method string
+	URL    string
+	// Timeout is how long the authorization may take.
+	Timeout time.Duration
+}
+
+// Capabilities say what the agent offers to the server.
+type Capabilities struct {
+	EffectiveConfig, Health, AvailableComponents, Heartbeat, RemoteConfig bool
+}
+
+// State is all that an agent reports.
+type State struct {
+	Description     Description
+	Health          health.Node
+	EffectiveConfig []byte // YAML; nil while unknown
+	Components      Components
+	RemoteConfig    RemoteConfigStatus
+}
+
+// Description says who the agent is. Values are strings, booleans, integers
+// (int64), floats, byte slices, []any or map[string]any.
+type Description struct {
+	Identifying    map[string]any
+	NonIdentifying map[string]any
+}
+
+// Components are what the Collector was built with, by kind
+// ("receivers", …) and type; the value is the Go module and its version.
+type Components map[string]map[string]string
+
+// RemoteConfigStatus is the state of the offer with the given hash; the zero
+// value means that none was received.
+type RemoteConfigStatus struct {
+	Hash    []byte
+	State   RemoteConfigState
+	Message string
+}
+
+// RemoteConfigState is the protocol's RemoteConfigStatuses.
+type RemoteConfigState string
+
+// The states.
+const (
+	Unset    RemoteConfigState = ""
+	Applying RemoteConfigState = "applying"
+	Applied  RemoteConfigState = "applied"
+	Failed   RemoteConfigState = "failed"
+)
+
+// Callbacks are what a session tells. None may be nil, block, or call the
+// session. They are called one at a time per kind, on goroutines of the client.
+type Callbacks struct {
+	// Connected: the transport connected. Over HTTP: a request was answered.
+	Connected func()
+	// ConnectFailed: an attempt failed; it will be repeated.
+	ConnectFailed func(error)
+	// ServerError: the server answered with an error.
+	ServerError func(kind, message string)
+	// Offered: the server sent a remote configuration.
+	Offered func(remoteconfig.Offer)
+}
+
+// Logger takes what opamp-go logs.
+type Logger interface {
+	Debugf(format string, v ...any)
+	Errorf(format string, v ...any)
+}
