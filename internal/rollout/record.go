@@ -55,7 +55,7 @@ type Candidate struct {
 // Rejection is a configuration that is not tried again by itself.
 type Rejection struct {
 	Ref remoteconfig.Ref `json:"ref"`
-	// Reason is what the server was told.
+	// Reason is why.
 	Reason string `json:"reason"`
 	// Context, if not empty, is what the verdict depended on besides the
 	// configuration: it holds only as long as the context is the same. Empty

@@ -1,7 +1,6 @@
 package rollout
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -242,7 +241,11 @@ func (m *Machine) begin(e Offered) {
 		return
 	}
 	if j, ok := m.record.rejected(e.Ref, e.Context); ok {
-		m.settleStatus(Status{Hash: e.Ref.Hash, State: StatusFailed, Message: j.Reason})
+		text := j.Reason
+		if j.Context == "" {
+			text = m.rolledBack(text)
+		}
+		m.settleStatus(Status{Hash: e.Ref.Hash, State: StatusFailed, Message: text})
 		return
 	}
 	m.checking = e.Ref
@@ -516,16 +519,20 @@ func (m *Machine) reject(reason string, how ...Effect) {
 func (m *Machine) verdict(reason string, between ...Effect) {
 	ref := m.record.Candidate.Ref
 	m.record.Candidate = nil
-	// Design, section 4, point 9: the server must see that the hash it sent
-	// failed, and what runs instead.
-	text := strings.TrimSpace(reason) + "; running last known good " + m.record.LastKnownGood.String()
-	m.record.reject(Rejection{Ref: ref, Reason: text})
-	m.record.Status = Status{Hash: ref.Hash, State: StatusFailed, Message: text}
+	m.record.reject(Rejection{Ref: ref, Reason: reason})
+	m.record.Status = Status{Hash: ref.Hash, State: StatusFailed, Message: m.rolledBack(reason)}
 	m.persist(false)
 	for _, e := range between {
 		m.do(e)
 	}
 	m.do(Report{Status: m.record.Status})
+}
+
+// rolledBack is the text of a failure after the trigger. Design, section 4,
+// point 9: the server must see that the hash it sent failed, and what runs
+// instead.
+func (m *Machine) rolledBack(reason string) string {
+	return strings.TrimSpace(reason) + "; running last known good " + m.record.LastKnownGood.String()
 }
 
 func (m *Machine) persistFailed(e PersistFailed) {
@@ -537,7 +544,7 @@ func (m *Machine) persistFailed(e PersistFailed) {
 	// nothing is known about it.
 	ref := c.Ref
 	m.record.Candidate = nil
-	text := fmt.Sprintf("saving the state of this rollout: %s; running last known good %s", e.Reason, m.record.LastKnownGood)
+	text := m.rolledBack("saving the state of this rollout: " + e.Reason)
 	m.record.Status = Status{Hash: ref.Hash, State: StatusFailed, Message: text}
 	m.do(Report{Status: m.record.Status})
 	if m.retrieving {

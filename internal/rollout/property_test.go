@@ -1,0 +1,316 @@
+package rollout_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"github.com/otelcol-opamp/otelcol-opamp/internal/remoteconfig"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/rollout"
+)
+
+// world is a host, a disk and a server that do as they like within the rules of
+// the package comment. It checks the invariants of Machine from outside, by a
+// simpler account of its own.
+type world struct {
+	t     *testing.T
+	r     *rand.Rand
+	trace []string
+
+	m       *rollout.Machine
+	disk    rollout.Record
+	timers  map[uint64]rollout.Timer
+	checks  []remoteconfig.Ref
+	answer  *rollout.Serve
+	reload  bool // a trigger is pending
+	diskBad bool
+
+	// What the host really did, by generation.
+	given map[uint64]remoteconfig.Ref
+	up    uint64 // the generation that is up; 0 if none
+	// proven are bodies that were up, healthy, while a trial timer fired.
+	proven map[string]bool
+	// bad are rejected refs (after a trigger) and must not be checked again.
+	bad map[remoteconfig.Ref]bool
+	// newest is the newest offer.
+	newest remoteconfig.Ref
+	told   rollout.Status
+	// crashAfter is the number of effects until the process dies; -1 never.
+	crashAfter int
+}
+
+type crash struct{}
+
+func (w *world) fail(format string, args ...any) {
+	w.t.Helper()
+	w.t.Fatalf("%s\nafter:\n%s", fmt.Sprintf(format, args...), strings.Join(w.trace, "\n"))
+}
+
+// do gives the machine an event and performs its effects; it panics with crash
+// when the process is to die.
+func (w *world) do(event rollout.Event) {
+	w.trace = append(w.trace, fmt.Sprintf("  %T%+v", event, event))
+	for _, effect := range w.m.Step(event) {
+		w.trace = append(w.trace, fmt.Sprintf("    %T%+v", effect, effect))
+		if p, ok := effect.(rollout.Persist); ok && w.diskBad {
+			if p.Must {
+				w.do(rollout.PersistFailed{Reason: "full"})
+				return
+			}
+			continue
+		}
+		w.perform(effect)
+		if w.crashAfter == 0 {
+			panic(crash{})
+		}
+		w.crashAfter--
+	}
+}
+
+func (w *world) perform(effect rollout.Effect) {
+	switch e := effect.(type) {
+	case rollout.Persist:
+		lkg := e.Record.LastKnownGood
+		if !lkg.IsZero() && !w.proven[lkg.Digest] {
+			w.fail("invariant 2: %v became the last known good without a trial", lkg)
+		}
+		for _, j := range e.Record.Rejected {
+			if j.Context == "" {
+				w.bad[j.Ref] = true
+			}
+		}
+		w.disk = e.Record
+	case rollout.Check:
+		if w.bad[e.Ref] {
+			w.fail("invariant 5: %v was rejected and is tried again", e.Ref)
+		}
+		w.checks = append(w.checks, e.Ref)
+	case rollout.Trigger:
+		w.reload = true
+	case rollout.Serve:
+		if c := w.disk.Candidate; e.Ref.Digest != w.disk.LastKnownGood.Digest && (c == nil || e.Ref.Digest != c.Ref.Digest) {
+			w.fail("invariants 4 and 6: %v is served and not on disk", e.Ref)
+		}
+		if w.answer != nil && !w.diskBad {
+			w.fail("obligation 6: a second answer")
+		}
+		w.answer = &e
+	case rollout.Report:
+		if e.Status.State == rollout.StatusApplied && !w.diskBad && w.disk.LastKnownGood.Hash != e.Status.Hash {
+			w.fail("APPLIED %s is reported while %v is the last known good on disk", e.Status.Hash, w.disk.LastKnownGood)
+		}
+		w.told = e.Status
+	case rollout.StartTimer:
+		w.timers[e.ID] = e.Timer
+	case rollout.Restart:
+		panic(crash{})
+	case rollout.Moved:
+	}
+}
+
+func (w *world) boot() {
+	w.m = rollout.New()
+	w.timers = map[uint64]rollout.Timer{}
+	w.checks, w.reload, w.up, w.told = nil, false, 0, rollout.Status{}
+	w.given = map[uint64]remoteconfig.Ref{}
+	w.trace = append(w.trace, fmt.Sprintf("boot from %+v", w.disk))
+	w.do(rollout.Booted{Record: w.disk})
+	w.retrieve(false)
+}
+
+func (w *world) retrieve(partial bool) {
+	w.reload = false
+	w.answer = nil
+	w.do(rollout.Retrieve{Partial: partial})
+	if w.answer == nil {
+		w.fail("obligation 6: no answer")
+	}
+	w.given[w.answer.Generation] = w.answer.Ref
+}
+
+// fullReload stops the service, retrieves, and starts what it was given; it may
+// die on the way, as hosts do.
+func (w *world) fullReload() {
+	if w.up != 0 {
+		w.do(rollout.NotReady{Generation: w.m.Instance()})
+		w.up = 0
+		w.retrieve(false)
+	}
+	w.do(rollout.Started{})
+	if w.r.IntN(10) == 0 {
+		w.do(rollout.ComponentStatus{Generation: w.m.Instance(), Component: "x", State: rollout.ComponentPermanent, Err: "boom"})
+		if w.r.IntN(2) == 0 {
+			panic(crash{}) // Start failed
+		}
+	}
+	w.up = w.m.Instance()
+	w.do(rollout.Ready{Generation: w.up})
+	if w.r.IntN(5) == 0 {
+		w.do(rollout.Ready{Generation: w.up - 1}) // late, of the former instance
+	}
+}
+
+func (w *world) partialReload() {
+	w.retrieve(true)
+	switch w.r.IntN(3) {
+	case 0: // more than receivers changed
+		w.fullReload()
+	case 1: // a receiver fails to start; the host falls back
+		for _, s := range []rollout.ComponentState{rollout.ComponentStopping, rollout.ComponentStarting, rollout.ComponentPermanent} {
+			w.do(rollout.ComponentStatus{Generation: w.m.Instance(), Component: "r", State: s, Err: "boom"})
+		}
+		w.fullReload()
+	default:
+		w.fire(rollout.SettleTimer)
+		w.up = w.m.Instance()
+	}
+}
+
+// fire lets one timer of a kind pass, the latest.
+func (w *world) fire(kind rollout.Timer) {
+	var latest uint64
+	for id, k := range w.timers {
+		if k == kind && id > latest {
+			latest = id
+		}
+	}
+	if latest == 0 {
+		return
+	}
+	delete(w.timers, latest)
+	if kind == rollout.TrialTimer && w.m.State() == rollout.Trial && w.up != 0 {
+		w.proven[w.m.Running().Digest] = true
+		if w.given[w.m.Generation()] != w.m.Running() {
+			w.fail("invariant 3: the machine credits %v to a generation that was given %v", w.m.Running(), w.given[w.m.Generation()])
+		}
+	}
+	w.do(rollout.TimerFired{ID: latest})
+}
+
+func (w *world) random() {
+	switch w.r.IntN(12) {
+	case 0, 1:
+		letter := string(rune('a' + w.r.IntN(4)))
+		w.newest = remoteconfig.Ref{Hash: fmt.Sprintf("%s%d", letter, w.r.IntN(2)), Digest: letter}
+		w.do(rollout.Offered{Ref: w.newest, Context: "c"})
+	case 2, 3:
+		w.answerCheck(w.r.IntN(4) == 0)
+	case 4, 5:
+		if w.reload {
+			w.fullReload()
+		}
+	case 6:
+		if w.r.IntN(3) == 0 {
+			w.fullReload() // SIGHUP
+		}
+	case 7:
+		if w.reload && w.up != 0 {
+			w.partialReload()
+		}
+	case 8, 9:
+		w.fire(rollout.TrialTimer)
+	case 10:
+		w.do(rollout.ComponentStatus{Generation: w.m.Instance(), Component: "y", State: rollout.ComponentPermanent, Err: "late boom"})
+		if w.r.IntN(2) == 0 {
+			w.do(rollout.ComponentStatus{Generation: w.m.Instance(), Component: "y", State: rollout.ComponentRunning})
+		}
+	case 11:
+		w.diskBad = w.r.IntN(4) == 0
+		if w.r.IntN(20) == 0 {
+			w.do(rollout.Stopping{})
+			panic(crash{})
+		}
+	}
+}
+
+func (w *world) answerCheck(refuse bool) {
+	if len(w.checks) == 0 {
+		return
+	}
+	c := rollout.Checked{Ref: w.checks[0], Context: "c"}
+	w.checks = w.checks[1:]
+	if refuse {
+		c.Reason = "refused"
+	}
+	w.do(c)
+}
+
+// alive runs f and reports whether the process survived it.
+func alive(f func()) (survived bool) {
+	defer func() {
+		if p := recover(); p != nil {
+			if _, ok := p.(crash); !ok {
+				panic(p)
+			}
+			survived = false
+		}
+	}()
+	f()
+	return true
+}
+
+// settle lets everything that is under way end well, and checks that the newest
+// offer was not lost.
+func (w *world) settle() {
+	w.diskBad, w.crashAfter = false, -1
+	for range 50 {
+		w.answerCheck(false)
+		if w.reload {
+			w.do(rollout.NotReady{Generation: w.m.Instance()})
+			w.retrieve(false)
+			w.do(rollout.Started{})
+			w.up = w.m.Instance()
+			w.do(rollout.Ready{Generation: w.up})
+		}
+		w.fire(rollout.TrialTimer)
+	}
+	if w.m.State() != rollout.Idle {
+		w.fail("the machine never comes to rest: %s", w.m.State())
+	}
+	// The server offers the newest again if it was told of another hash.
+	if w.newest.IsZero() || w.told.Hash != w.newest.Hash {
+		return
+	}
+	r := w.m.Record()
+	rejected := false
+	for _, j := range r.Rejected {
+		rejected = rejected || j.Ref == w.newest
+	}
+	transient := r.Status.Hash == w.newest.Hash && r.Status.State == rollout.StatusFailed
+	if r.LastKnownGood != w.newest && !rejected && !transient {
+		w.fail("invariant 1: the newest offer %v is lost; last known good %v, status %+v", w.newest, r.LastKnownGood, r.Status)
+	}
+	if w.m.Running() != r.LastKnownGood {
+		w.fail("at rest %v runs and not the last known good %v", w.m.Running(), r.LastKnownGood)
+	}
+}
+
+// TestInvariantsHoldForRandomLives lives many short lives: random events, a
+// death of the process after every single effect, and a boot from what was on
+// disk.
+func TestInvariantsHoldForRandomLives(t *testing.T) {
+	t.Parallel()
+	lives := uint64(3000)
+	if testing.Short() {
+		lives = 300
+	}
+	for seed := range lives {
+		w := &world{t: t, r: rand.New(rand.NewPCG(seed, 1)), proven: map[string]bool{}, bad: map[remoteconfig.Ref]bool{}, crashAfter: -1}
+		w.trace = append(w.trace, fmt.Sprintf("seed %d", seed))
+		for range 4 { // four processes in a row
+			w.crashAfter = w.r.IntN(80)
+			survived := alive(func() { w.boot(); w.fullReload() })
+			for step := 0; survived && step < 60; step++ {
+				survived = alive(w.random)
+			}
+			w.diskBad = false
+		}
+		w.crashAfter = -1
+		for !alive(func() { w.boot(); w.fullReload() }) {
+			w.trace = append(w.trace, "again")
+		}
+		w.do(rollout.Offered{Ref: w.newest, Context: "c"})
+		w.settle()
+	}
+}
