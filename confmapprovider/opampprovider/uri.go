@@ -30,7 +30,7 @@ func parse(uri string) (location, error) {
 		return l, nil
 	}
 	seen := map[string]bool{}
-	for _, parameter := range strings.Split(query, "&") {
+	for parameter := range strings.SplitSeq(query, "&") {
 		key, value, _ := strings.Cut(parameter, "=")
 		if seen[key] {
 			return location{}, fmt.Errorf("parsing %q: parameter %q is given twice", uri, key)

@@ -62,9 +62,9 @@ type Agent struct {
 	leases int // guarded by the registry's mutex
 
 	queue   *queue
-	done    chan struct{}  // closed when the goroutine has ended
-	work    sync.WaitGroup // goroutines of the agent but its own
-	working context.Context
+	done    chan struct{}   // closed when the goroutine has ended
+	work    sync.WaitGroup  // goroutines of the agent but its own
+	working context.Context //nolint:containedctx // the life of the goroutines in work
 	cancel  context.CancelFunc
 	log     atomic.Pointer[zap.Logger]
 

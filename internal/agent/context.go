@@ -17,22 +17,23 @@ const maxLayer = 4 << 20
 
 // verdictContext identifies what the verdict of a dry run depends on besides
 // the offer: the executable, its arguments and the local files among them.
-func (a *Agent) verdictContext() string {
+func verdictContext() string {
 	h := sha256.New()
+	add := func(format string, args ...any) { _, _ = h.Write(fmt.Appendf(nil, format, args...)) }
 	if path, err := process.Executable(); err == nil {
 		if info, err := os.Stat(path); err == nil {
-			fmt.Fprintf(h, "executable %d %d\n", info.Size(), info.ModTime().UnixNano())
+			add("executable %d %d\n", info.Size(), info.ModTime().UnixNano())
 		}
 	}
 	for _, arg := range os.Args[1:] {
-		fmt.Fprintf(h, "argument %q\n", arg)
+		add("argument %q\n", arg)
 		value := arg
 		if strings.HasPrefix(arg, "-") {
 			_, value, _ = strings.Cut(arg, "=")
 		}
 		value = strings.TrimPrefix(value, "file:")
-		if info, err := os.Stat(value); err == nil && info.Mode().IsRegular() {
-			fmt.Fprintf(h, "file %d %d\n", info.Size(), info.ModTime().UnixNano())
+		if info, err := os.Stat(value); err == nil && info.Mode().IsRegular() { //nolint:gosec // a file that the user gave as an argument
+			add("file %d %d\n", info.Size(), info.ModTime().UnixNano())
 			hashFile(h, value)
 		}
 	}

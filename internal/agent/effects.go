@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"time"
 
@@ -104,7 +105,7 @@ func (a *Agent) startTimer(e rollout.StartTimer) {
 // outcome comes back through the queue.
 func (a *Agent) check(ref remoteconfig.Ref) {
 	offer := a.offers[ref.Digest]
-	checked := rollout.Checked{Ref: ref, Context: a.verdictContext()}
+	checked := rollout.Checked{Ref: ref, Context: verdictContext()}
 	answer := func() { a.queue.post(func() { a.step(checked) }) }
 	var texts [][]byte
 	for _, f := range offer.Files() {
@@ -220,9 +221,7 @@ func keepExtensions(conf map[string]any, required []string) map[string]any {
 
 func with(m map[string]any, key string, value any) map[string]any {
 	out := make(map[string]any, len(m))
-	for k, v := range m {
-		out[k] = v
-	}
+	maps.Copy(out, m)
 	out[key] = value
 	return out
 }
@@ -236,7 +235,7 @@ func (a *Agent) offered() {
 	}
 	ref := offer.Ref()
 	a.offers[ref.Digest] = *offer
-	a.step(rollout.Offered{Ref: ref, Context: a.verdictContext()})
+	a.step(rollout.Offered{Ref: ref, Context: verdictContext()})
 	a.forgetOffers()
 }
 

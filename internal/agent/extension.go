@@ -118,7 +118,7 @@ func (e *ExtensionLease) NotifyConfig(s effectiveconfig.Snapshot) {
 	})
 }
 
-// Ready: all components have started.
+// Ready tells that all components have started.
 func (e *ExtensionLease) Ready() {
 	e.post(func(a *Agent) {
 		a.ready = true
@@ -131,7 +131,7 @@ func (e *ExtensionLease) Ready() {
 	})
 }
 
-// NotReady: the host begins to stop the service.
+// NotReady tells that the host begins to stop the service.
 func (e *ExtensionLease) NotReady() {
 	e.post(func(a *Agent) {
 		a.ready = false

@@ -35,8 +35,7 @@ func AcquireProvider(ctx context.Context, name, stateDir string, log *zap.Logger
 			return nil, err
 		}
 		dir, err := statedir.Open(path)
-		var locked *statedir.LockedError
-		if errors.As(err, &locked) {
+		if _, ok := errors.AsType[*statedir.LockedError](err); ok {
 			return nil, err
 		}
 		if err != nil {

@@ -10,7 +10,9 @@ package effectiveconfig
 
 import (
 	"fmt"
+	"maps"
 	"regexp"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -62,9 +64,7 @@ func (s Snapshot) YAML(view View) ([]byte, error) {
 // while they decode, and one that was moved must not slip through.
 func (s Snapshot) references() map[string]any {
 	out := make(map[string]any, len(s.Effective))
-	for section, effective := range s.Effective {
-		out[section] = effective
-	}
+	maps.Copy(out, s.Effective)
 	for section, written := range s.Unexpanded {
 		out[section] = overlaySection(s.Effective[section], written)
 	}
@@ -78,9 +78,7 @@ func overlaySection(effective, written any) any {
 		return overlayBlock(effective, written)
 	}
 	out := make(map[string]any, len(blocks))
-	for id, block := range blocks {
-		out[id] = block
-	}
+	maps.Copy(out, blocks)
 	for id, block := range writtenBlocks {
 		out[id] = overlayBlock(blocks[id], block)
 	}
@@ -112,9 +110,7 @@ func overlay(effective, written any) (out any, ok bool) {
 			return nil, !hasReference(w)
 		}
 		merged := make(map[string]any, len(e))
-		for key, value := range e {
-			merged[key] = value
-		}
+		maps.Copy(merged, e)
 		for key, value := range w {
 			if !hasReference(value) {
 				continue
@@ -160,10 +156,8 @@ func hasReference(value any) bool {
 			}
 		}
 	case []any:
-		for _, x := range v {
-			if hasReference(x) {
-				return true
-			}
+		if slices.ContainsFunc(v, hasReference) {
+			return true
 		}
 	}
 	return false

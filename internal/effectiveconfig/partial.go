@@ -1,5 +1,7 @@
 package effectiveconfig
 
+import "maps"
+
 // ReplaceReceivers returns the snapshot as it is after the host exchanged
 // receivers in place and handed out no new one. Former and latter are the
 // remote configurations that ran before and that run now. Only receivers and
@@ -18,27 +20,23 @@ func (s Snapshot) ReplaceReceivers(former, latter map[string]any) Snapshot {
 
 func replaceReceivers(shown, written, former, latter map[string]any) map[string]any {
 	out := make(map[string]any, len(shown))
-	for section, value := range shown {
-		out[section] = value
-	}
+	maps.Copy(out, shown)
 	out["receivers"] = replaced(shown["receivers"], written["receivers"], former["receivers"], latter["receivers"])
-	service := child(shown, "service")
-	if service == nil {
+	shownService := service(shown)
+	if shownService == nil {
 		return out
 	}
-	newService := make(map[string]any, len(service))
-	for key, value := range service {
-		newService[key] = value
-	}
-	newService["pipelines"] = replaced(service["pipelines"],
-		child(written, "service")["pipelines"], child(former, "service")["pipelines"], child(latter, "service")["pipelines"])
+	newService := make(map[string]any, len(shownService))
+	maps.Copy(newService, shownService)
+	newService["pipelines"] = replaced(shownService["pipelines"],
+		service(written)["pipelines"], service(former)["pipelines"], service(latter)["pipelines"])
 	out["service"] = newService
 	return out
 }
 
-func child(m map[string]any, key string) map[string]any {
-	c, _ := m[key].(map[string]any)
-	return c
+func service(conf map[string]any) map[string]any {
+	s, _ := conf["service"].(map[string]any)
+	return s
 }
 
 // replaced returns one value of the new view; written is the same place in what
@@ -64,9 +62,7 @@ func replaced(shown, written, former, latter any) any {
 	shownMap, _ := shown.(map[string]any)
 	writtenMap, _ := written.(map[string]any)
 	out := make(map[string]any, len(shownMap)+len(latterMap))
-	for key, value := range shownMap {
-		out[key] = value
-	}
+	maps.Copy(out, shownMap)
 	for key := range union(formerMap, latterMap) {
 		if v := replaced(shownMap[key], writtenMap[key], formerMap[key], latterMap[key]); v != nil {
 			out[key] = v

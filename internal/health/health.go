@@ -45,10 +45,9 @@ func NewTree() *Tree {
 // matter to the caller; both are immutable.
 func (t *Tree) Record(source *componentstatus.InstanceID, event *componentstatus.Event) {
 	key := componentKey(source)
-	switch event.Status() {
-	case componentstatus.StatusStarting:
+	if event.Status() == componentstatus.StatusStarting {
 		t.started[key] = event.Timestamp()
-	case componentstatus.StatusStopped:
+	} else if event.Status() == componentstatus.StatusStopped {
 		delete(t.started, key)
 	}
 	t.events.RecordStatus(source, event)

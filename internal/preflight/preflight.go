@@ -15,7 +15,7 @@ import (
 )
 
 // Env is the variable that makes the provider of the child serve a candidate.
-// Its value is "<digest>" or "<digest>@<agent name>". The provider honours it
+// Its value is "<digest>" or "<digest>@<agent name>". The provider honors it
 // only under the validate command.
 const Env = "OTELCOL_OPAMP_DRY_RUN"
 

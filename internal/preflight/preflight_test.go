@@ -16,15 +16,15 @@ import (
 
 // TestMain lets the test binary play the Collector's validate command.
 func TestMain(m *testing.M) {
-	if behaviour := os.Getenv("PREFLIGHT_TEST_CHILD"); behaviour != "" {
-		child(behaviour)
+	if behavior := os.Getenv("PREFLIGHT_TEST_CHILD"); behavior != "" {
+		child(behavior)
 		os.Exit(0)
 	}
 	goleak.VerifyTestMain(m)
 }
 
-func child(behaviour string) {
-	switch behaviour {
+func child(behavior string) {
+	switch behavior {
 	case "good":
 		if os.Args[1] != "validate" || os.Args[2] != "--config=opamp:" || os.Getenv(preflight.Env) != "d1@edge" || os.Getenv("GOMEMLIMIT") == "" {
 			fmt.Fprintln(os.Stderr, "Error: called wrongly:", os.Args)
@@ -56,16 +56,16 @@ func child(behaviour string) {
 	}
 }
 
-func run(t *testing.T, ctx context.Context, behaviour string, timeout time.Duration) preflight.Outcome { //nolint:revive // the test's context is an argument of its own
+func run(t *testing.T, ctx context.Context, behavior string, timeout time.Duration) preflight.Outcome { //nolint:revive // the test's context is an argument of its own
 	t.Helper()
-	t.Setenv("PREFLIGHT_TEST_CHILD", behaviour)
+	t.Setenv("PREFLIGHT_TEST_CHILD", behavior)
 	return preflight.Run(ctx, preflight.Settings{Executable: os.Args[0], Args: []string{"--config=opamp:"}, Candidate: "d1@edge", Timeout: timeout})
 }
 
 func TestOutcomes(t *testing.T) {
 	for _, tt := range []struct {
-		behaviour string
-		want      string
+		behavior string
+		want     string
 	}{
 		{"good", ""},
 		{"error", "invalid configuration: exporters::x: `y` must be set\nreceivers::z: unknown key"},
@@ -73,8 +73,8 @@ func TestOutcomes(t *testing.T) {
 		{"silent", "the dry run ended with exit status 7: it printed nothing"},
 		{"noise", "after all the noise"},
 	} {
-		t.Run(tt.behaviour, func(t *testing.T) {
-			assert.Equal(t, preflight.Outcome{Reason: tt.want}, run(t, t.Context(), tt.behaviour, time.Minute))
+		t.Run(tt.behavior, func(t *testing.T) {
+			assert.Equal(t, preflight.Outcome{Reason: tt.want}, run(t, t.Context(), tt.behavior, time.Minute))
 		})
 	}
 }

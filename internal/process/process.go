@@ -1,5 +1,5 @@
 // Package process knows the running process: which executable it is, and how
-// to recognise what it was started to do.
+// to recognize what it was started to do.
 package process
 
 import (

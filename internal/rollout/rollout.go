@@ -469,12 +469,12 @@ func (m *Machine) trySettle() {
 }
 
 func (m *Machine) timerFired(e TimerFired) {
-	switch {
-	case e.ID == 0:
-	case e.ID == m.settle:
+	switch e.ID {
+	case 0:
+	case m.settle:
 		m.settle, m.settled = 0, true
 		m.trySettle()
-	case e.ID == m.timer:
+	case m.timer:
 		m.timer = 0
 		m.timeout()
 	}

@@ -98,7 +98,7 @@ func (c Components) protobuf() *protobufs.AvailableComponents {
 		types := make(map[string]*protobufs.ComponentDetails, len(c[kind]))
 		for _, name := range slices.Sorted(maps.Keys(c[kind])) {
 			module := c[kind][name]
-			fmt.Fprintf(hash, "%q %q %q\n", kind, name, module)
+			_, _ = hash.Write(fmt.Appendf(nil, "%q %q %q\n", kind, name, module))
 			types[name] = &protobufs.ComponentDetails{Metadata: keyValues(map[string]any{"code.namespace": module})}
 		}
 		kinds[kind] = &protobufs.ComponentDetails{SubComponentMap: types}
@@ -127,7 +127,7 @@ func nanos(t time.Time) uint64 {
 	if t.IsZero() {
 		return 0
 	}
-	return uint64(t.UnixNano()) //nolint:gosec // times after 1970
+	return uint64(t.UnixNano())
 }
 
 // utf8 returns s as valid UTF-8: opamp-go drops a whole message for one bad

@@ -241,4 +241,5 @@ func (t refusing) RoundTrip(r *http.Request) (*http.Response, error) {
 type clientLogger struct{ log Logger }
 
 func (l clientLogger) Debugf(_ context.Context, format string, v ...any) { l.log.Debugf(format, v...) }
+
 func (l clientLogger) Errorf(_ context.Context, format string, v ...any) { l.log.Errorf(format, v...) }

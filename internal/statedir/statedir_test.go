@@ -2,6 +2,7 @@ package statedir_test
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -115,9 +116,8 @@ func TestReadOnlyWritesNothing(t *testing.T) {
 func TestMain(m *testing.M) {
 	if dir := os.Getenv("STATEDIR_TEST_OPEN"); dir != "" {
 		_, err := statedir.Open(dir)
-		var locked *statedir.LockedError
-		if errors.As(err, &locked) {
-			os.Stdout.WriteString(err.Error())
+		if _, ok := errors.AsType[*statedir.LockedError](err); ok {
+			fmt.Print(err)
 			os.Exit(3)
 		}
 		os.Exit(0)

@@ -1,0 +1,129 @@
+# "make" alone prints this file's targets.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+# Tools are pinned in a module of their own and built by Go; nothing is
+# installed by hand.
+GO       ?= go
+TOOL     := $(GO) tool -modfile=$(CURDIR)/internal/tools/go.mod
+# Static binaries without symbols, as the Collector's own releases have them.
+GOBUILD  := CGO_ENABLED=0 $(GO) build -trimpath -ldflags="-s -w"
+MODULES  := . testbed
+# Where "make run" and "make demo" keep their state.
+RUNDIR   := $(CURDIR)/_build/run
+
+FULL     := bin/otelcol-opamp
+SMALL    := bin/otelcol-opamp-testbed
+RACE     := bin/otelcol-opamp-testbed-race
+SERVER   := bin/opampserver
+SOURCES  := $(shell find extension confmapprovider internal -name '*.go' -not -name '*_test.go' 2>/dev/null) go.mod
+TESTBED  := $(shell find testbed -name '*.go' -not -path '*/_build/*' 2>/dev/null) testbed/go.mod
+
+.PHONY: help
+help: ## Print this help
+	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z_-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##@ Building
+
+.PHONY: build
+build: $(FULL) ## Build the distribution, bin/otelcol-opamp (cold: about 6 minutes on two cores)
+
+$(FULL): builder-config.yaml $(SOURCES)
+	@echo "==> building $@ (the first time this takes about 6 minutes on two cores)"
+	@$(TOOL) builder --config builder-config.yaml --skip-compilation
+	@cd distribution/_build && $(GOBUILD) -o ../../$@ .
+
+.PHONY: small
+small: $(SMALL) ## Build the small distribution of the tests (cold: one to two minutes)
+
+testbed/_build/go.sum: testbed/builder-config.yaml go.mod testbed/go.mod
+	@echo "==> generating the small distribution"
+	@$(TOOL) builder --config testbed/builder-config.yaml --skip-compilation
+
+$(SMALL): testbed/_build/go.sum $(SOURCES) $(TESTBED)
+	@echo "==> building $@ (the first time this takes one to two minutes)"
+	@cd testbed/_build && $(GOBUILD) -o ../../$@ .
+
+$(RACE): testbed/_build/go.sum $(SOURCES) $(TESTBED)
+	@echo "==> building $@ with the race detector"
+	@cd testbed/_build && CGO_ENABLED=1 $(GO) build -race -o ../../$@ .
+
+$(SERVER): $(TESTBED)
+	@echo "==> building $@"
+	@cd testbed && $(GOBUILD) -o ../$@ ./cmd/opampserver
+
+##@ Trying
+
+.PHONY: run
+run: $(SMALL) $(SERVER) ## Run the development server and a Collector; Ctrl-C stops both
+	@cd testbed && $(GO) run ./cmd/run -server ../$(SERVER) -collector ../$(SMALL) -config ../distribution/config.yaml -state $(RUNDIR)
+
+.PHONY: demo
+demo: $(SMALL) ## Offer a good, an invalid and a harmful configuration, and check what happens (under a minute)
+	@cd testbed && $(GO) run ./cmd/demo -collector ../$(SMALL)
+
+##@ Testing
+
+.PHONY: test
+test: test-unit test-e2e ## Run unit and end-to-end tests
+
+.PHONY: test-unit
+test-unit: ## Run the unit tests with the race detector
+	@for m in $(MODULES); do echo "==> unit tests of module $$m"; \
+		(cd $$m && $(GO) test -race -timeout 10m $$($(GO) list ./... | grep -v /e2e)) || exit 1; done
+
+.PHONY: test-e2e
+test-e2e: $(RACE) ## Run the end-to-end tests against a binary with the race detector
+	@echo "==> end-to-end tests"
+	@cd testbed && OTELCOL_OPAMP_BINARY=$(CURDIR)/$(RACE) $(GO) test -timeout 20m ./e2e/...
+
+.PHONY: fuzz
+fuzz: ## Run each fuzz target for 30 s
+	@for p in $$(grep -rl '^func Fuzz' --include='*_test.go' . | xargs -n1 dirname | sort -u); do \
+		for f in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$p/*_test.go | sed 's/func //'); do \
+			echo "==> $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime 30s $$p || exit 1; done; done
+
+.PHONY: bench-rollout
+bench-rollout: $(FULL) ## Measure a change of configuration with the full distribution
+	@cd testbed && $(GO) run ./cmd/benchrollout -collector ../$(FULL)
+
+##@ Checking
+
+.PHONY: check
+check: lint generate-check tidy-check cross ## Run all checks but the tests
+
+.PHONY: lint
+lint: ## Run the linters
+	@for m in $(MODULES); do echo "==> linting module $$m"; \
+		(cd $$m && $(TOOL) golangci-lint run --config $(CURDIR)/.golangci.yml ./...) || exit 1; done
+
+.PHONY: fmt
+fmt: ## Format the code
+	@for m in $(MODULES); do (cd $$m && $(TOOL) golangci-lint fmt --config $(CURDIR)/.golangci.yml ./...); done
+
+.PHONY: generate
+generate: ## Write generated files anew
+	@$(GO) generate ./...
+
+.PHONY: generate-check
+generate-check: generate ## Check that generated files are up to date
+	@git diff --exit-code -- '*generated_*' '*README.md' '*documentation.md' || { echo 'generated files are not up to date: run "make generate" and commit'; exit 1; }
+
+.PHONY: tidy
+tidy: ## Tidy all modules
+	@for m in $(MODULES) internal/tools; do (cd $$m && $(GO) mod tidy); done
+
+.PHONY: tidy-check
+tidy-check: tidy ## Check that all modules are tidy
+	@git diff --exit-code -- '*go.mod' '*go.sum' || { echo 'modules are not tidy: run "make tidy" and commit'; exit 1; }
+
+.PHONY: cross
+cross: ## Compile and vet for the other platforms
+	@for p in linux/arm64 darwin/arm64 windows/amd64; do \
+		for m in $(MODULES); do echo "==> $$p, module $$m"; \
+			(cd $$m && GOOS=$${p%/*} GOARCH=$${p#*/} CGO_ENABLED=0 $(GO) vet ./...) || exit 1; done; done
+
+.PHONY: clean
+clean: ## Remove everything that was built
+	@rm -rf bin _build distribution/_build testbed/_build
