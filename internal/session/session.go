@@ -77,15 +77,13 @@ func Start(ctx context.Context, set Settings) (*Session, error) {
 		}
 		start.TLSConfig = nil // opamp-go would replace the transport
 		start.Client = &http.Client{
-			Timeout:   requestTimeout,
-			Transport: refusing{s.transport},
-			CheckRedirect: func(next *http.Request, via []*http.Request) error {
-				return checkRedirect(next, via, nil)
-			},
+			Timeout:       requestTimeout,
+			Transport:     authorizing{s.transport, set},
+			CheckRedirect: checkRedirect,
 		}
 	}
 	start.HeartbeatInterval = &interval
-	if set.Authorize != nil {
+	if set.Authorize != nil && set.Transport != HTTP {
 		start.HeaderFunc = headerFunc(set)
 	}
 	if err := s.client.Start(ctx, start); err != nil {
@@ -126,7 +124,13 @@ func (s *Session) callbacks(set Settings) types.Callbacks {
 			}
 		},
 		GetEffectiveConfig: func(context.Context) (*protobufs.EffectiveConfig, error) { return s.effective.Load(), nil },
-		CheckRedirect:      checkRedirect,
+		CheckRedirect: func(next *http.Request, via []*http.Request, _ []*http.Response) error {
+			err := checkRedirect(next, via)
+			if err != nil {
+				set.Callback.ConnectFailed(err) // the client only logs it
+			}
+			return err
+		},
 	}
 }
 
@@ -186,7 +190,7 @@ var errRedirect = errors.New("the server redirects to another host or scheme: se
 
 // checkRedirect follows redirects only within the same host and scheme:
 // opamp-go would keep the new URL for good and send it the credentials.
-func checkRedirect(next *http.Request, via []*http.Request, _ []*http.Response) error {
+func checkRedirect(next *http.Request, via []*http.Request) error {
 	first := via[0].URL
 	if next.URL.Host != first.Host || secure(next.URL) != secure(first) {
 		return errRedirect
@@ -200,42 +204,54 @@ func checkRedirect(next *http.Request, via []*http.Request, _ []*http.Response) 
 
 func secure(u *url.URL) bool { return u.Scheme == "https" || u.Scheme == "wss" }
 
-// refuse is a header that stops an attempt which could not be authorized. A
-// WebSocket dial with it fails before it opens a connection, since the library
-// sets this header itself; over HTTP the transport below sees it.
+// refuse is a header that stops a WebSocket dial which could not be authorized,
+// before it opens a connection: the library sets this header itself and takes a
+// second one for an error. opamp-go offers no other way.
 const refuse = "Sec-Websocket-Key"
 
 func headerFunc(set Settings) func(http.Header) http.Header {
-	request := Request{Method: http.MethodGet, URL: set.Endpoint, Timeout: authTimeout}
-	if set.Transport == HTTP {
-		request.Method = http.MethodPost
-	}
 	return func(header http.Header) http.Header {
-		extra, err := set.Authorize(request)
-		if err != nil {
-			set.Callback.ConnectFailed(fmt.Errorf("authorizing the connection to the OpAMP server: %w", err))
+		if err := authorize(header, set, http.MethodGet); err != nil {
+			set.Callback.ConnectFailed(err)
 			header.Set(refuse, "not authorized")
-			return header
-		}
-		for key, values := range extra {
-			header[http.CanonicalHeaderKey(key)] = values
 		}
 		return header
 	}
 }
 
-// errUnauthorized is what an attempt without authorization fails with.
-var errUnauthorized = errors.New("nothing is sent without authorization")
+// authorize adds credentials to header.
+func authorize(header http.Header, set Settings, method string) error {
+	extra, err := set.Authorize(Request{Method: method, URL: set.Endpoint, Timeout: authTimeout})
+	if err != nil {
+		return fmt.Errorf("authorizing the connection to the OpAMP server: %w", err)
+	}
+	for key, values := range extra {
+		header[http.CanonicalHeaderKey(key)] = values
+	}
+	return nil
+}
 
-// refusing is a transport that sends nothing that was not authorized.
-type refusing struct{ next http.RoundTripper }
+// authorizing is a transport that asks for credentials with every attempt, and
+// sends nothing without; opamp-go asks once per message, however often it
+// tries.
+type authorizing struct {
+	next http.RoundTripper
+	set  Settings
+}
 
 // RoundTrip implements [http.RoundTripper].
-func (t refusing) RoundTrip(r *http.Request) (*http.Response, error) {
-	if r.Header.Get(refuse) != "" {
-		return nil, errUnauthorized
+func (t authorizing) RoundTrip(r *http.Request) (*http.Response, error) {
+	if t.set.Authorize == nil {
+		return t.next.RoundTrip(r)
 	}
-	return t.next.RoundTrip(r)
+	authorized := r.Clone(r.Context())
+	if err := authorize(authorized.Header, t.set, r.Method); err != nil {
+		if r.Body != nil {
+			err = errors.Join(err, r.Body.Close())
+		}
+		return nil, err
+	}
+	return t.next.RoundTrip(authorized)
 }
 
 type clientLogger struct{ log Logger }

@@ -1,0 +1,302 @@
+package session_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/open-telemetry/opamp-go/protobufs"
+	"github.com/open-telemetry/opamp-go/server"
+	"github.com/open-telemetry/opamp-go/server/types"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/otelcol-opamp/otelcol-opamp/internal/health"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/remoteconfig"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/session"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// waitTime bounds every wait; it is only reached by a failing test.
+const waitTime = 20 * time.Second
+
+// opampServer answers with what the test sets and hands over what it receives.
+type opampServer struct {
+	url      func(session.Transport) string
+	received chan *protobufs.AgentToServer
+
+	mu     sync.Mutex // guards everything below
+	answer *protobufs.ServerToAgent
+	header http.Header // of the last connection attempt
+	conns  map[types.Connection]bool
+}
+
+func startServer(t *testing.T, wrap func(http.Handler) http.Handler) *opampServer {
+	t.Helper()
+	s := &opampServer{received: make(chan *protobufs.AgentToServer, 100), answer: &protobufs.ServerToAgent{}, conns: map[types.Connection]bool{}}
+	srv := server.New(nil)
+	handler, connContext, err := srv.Attach(server.Settings{Callbacks: types.Callbacks{
+		OnConnecting: func(r *http.Request) types.ConnectionResponse {
+			s.mu.Lock()
+			s.header = r.Header.Clone()
+			s.mu.Unlock()
+			return types.ConnectionResponse{Accept: true, ConnectionCallbacks: types.ConnectionCallbacks{
+				OnConnected: func(_ context.Context, c types.Connection) {
+					s.mu.Lock()
+					s.conns[c] = true
+					s.mu.Unlock()
+				},
+				OnMessage: func(_ context.Context, _ types.Connection, m *protobufs.AgentToServer) *protobufs.ServerToAgent {
+					s.received <- m
+					s.mu.Lock()
+					defer s.mu.Unlock()
+					answer := proto.Clone(s.answer).(*protobufs.ServerToAgent) // the library writes to it
+					answer.InstanceUid = m.GetInstanceUid()
+					return answer
+				},
+			}}
+		},
+	}})
+	require.NoError(t, err)
+	var h http.Handler = http.HandlerFunc(handler)
+	if wrap != nil {
+		h = wrap(h)
+	}
+	web := httptest.NewUnstartedServer(h)
+	web.Config.ConnContext = connContext
+	web.Start()
+	t.Cleanup(func() {
+		s.mu.Lock()
+		for c := range s.conns {
+			_ = c.Disconnect()
+		}
+		s.mu.Unlock()
+		web.Close()
+	})
+	s.url = func(transport session.Transport) string {
+		return string(transport) + strings.TrimPrefix(web.URL, "http") + "/v1/opamp"
+	}
+	return s
+}
+
+func (s *opampServer) next(t *testing.T) *protobufs.AgentToServer {
+	t.Helper()
+	select {
+	case m := <-s.received:
+		return m
+	case <-time.After(waitTime):
+		t.Fatal("no message arrived")
+		return nil
+	}
+}
+
+type events struct {
+	offers chan remoteconfig.Offer
+	failed chan error
+}
+
+func settings(t *testing.T, transport session.Transport, endpoint string) (session.Settings, *events) {
+	t.Helper()
+	e := &events{offers: make(chan remoteconfig.Offer, 10), failed: make(chan error, 1000)}
+	return session.Settings{
+		Transport:       transport,
+		Endpoint:        endpoint,
+		PollingInterval: 20 * time.Millisecond,
+		InstanceUID:     [16]byte{1, 2, 3},
+		Capabilities:    session.Capabilities{EffectiveConfig: true, Health: true, AvailableComponents: true, Heartbeat: true, RemoteConfig: true},
+		Initial: session.State{
+			Description:     session.Description{Identifying: map[string]any{"service.name": "x"}, NonIdentifying: map[string]any{"n": int64(1), "b": true}},
+			Health:          health.Node{Healthy: true, Status: "StatusOK\xff", Parts: map[string]health.Node{"p": {LastError: "e"}}},
+			EffectiveConfig: []byte("a: b\n"),
+			Components:      session.Components{"receivers": {"otlp": "mod v1"}},
+			RemoteConfig:    session.RemoteConfigStatus{Hash: []byte("h"), State: session.Failed, Message: "why"},
+		},
+		Callback: session.Callbacks{
+			Connected:     func() {},
+			ConnectFailed: func(err error) { e.failed <- err },
+			ServerError:   func(string, string) {},
+			Offered:       func(o remoteconfig.Offer) { e.offers <- o },
+		},
+		Log: nopLogger{},
+	}, e
+}
+
+type nopLogger struct{}
+
+func (nopLogger) Debugf(string, ...any) {}
+func (nopLogger) Errorf(string, ...any) {}
+
+func start(t *testing.T, set session.Settings) *session.Session {
+	t.Helper()
+	s, err := session.Start(t.Context(), set)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), waitTime)
+		defer cancel()
+		assert.NoError(t, s.Stop(ctx))
+	})
+	return s
+}
+
+func TestReportsAndOffers(t *testing.T) {
+	t.Parallel()
+	for _, transport := range []session.Transport{session.WebSocket, session.HTTP} {
+		t.Run(string(transport), func(t *testing.T) {
+			t.Parallel()
+			server := startServer(t, nil)
+			server.answer.RemoteConfig = &protobufs.AgentRemoteConfig{
+				ConfigHash: []byte("new"),
+				Config: &protobufs.AgentConfigMap{ConfigMap: map[string]*protobufs.AgentConfigObject{
+					"":  {Body: []byte("x: 1"), ContentType: "text/yaml"},
+					"a": {Body: []byte("y: 2")},
+				}},
+			}
+			set, events := settings(t, transport, server.url(transport))
+			s := start(t, set)
+
+			first := server.next(t)
+			assert.Equal(t, set.InstanceUID[:], first.GetInstanceUid())
+			assert.Equal(t, "a: b\n", string(first.GetEffectiveConfig().GetConfigMap().GetConfigMap()[""].GetBody()))
+			assert.Equal(t, "why", first.GetRemoteConfigStatus().GetErrorMessage())
+			assert.Equal(t, protobufs.RemoteConfigStatuses_RemoteConfigStatuses_FAILED, first.GetRemoteConfigStatus().GetStatus())
+			assert.Equal(t, "StatusOK�", first.GetHealth().GetStatus(), "invalid UTF-8 does not cost the message")
+			assert.NotEmpty(t, first.GetAvailableComponents().GetHash())
+			assert.Equal(t, uint64(0x7807), first.GetCapabilities()&^uint64(0), "no capability but the announced ones")
+
+			select {
+			case offer := <-events.offers:
+				assert.Equal(t, "new", string(offer.Hash()))
+				assert.Len(t, offer.Files(), 2)
+			case <-time.After(waitTime):
+				t.Fatal("no offer arrived")
+			}
+
+			require.NoError(t, s.SetRemoteConfigStatus(session.RemoteConfigStatus{Hash: []byte("new"), State: session.Applied}))
+			for {
+				if status := server.next(t).GetRemoteConfigStatus(); status.GetStatus() == protobufs.RemoteConfigStatuses_RemoteConfigStatuses_APPLIED {
+					assert.Equal(t, "new", string(status.GetLastRemoteConfigHash()))
+					break
+				}
+			}
+			require.NoError(t, s.SetEffectiveConfig(t.Context(), []byte("c: d\n")))
+			for {
+				if effective := server.next(t).GetEffectiveConfig(); effective != nil && string(effective.GetConfigMap().GetConfigMap()[""].GetBody()) == "c: d\n" {
+					break
+				}
+			}
+		})
+	}
+}
+
+func TestOfferIsIgnoredWithoutTheCapability(t *testing.T) {
+	t.Parallel()
+	server := startServer(t, nil)
+	server.answer.RemoteConfig = &protobufs.AgentRemoteConfig{ConfigHash: []byte("new")}
+	set, events := settings(t, session.HTTP, server.url(session.HTTP))
+	set.Capabilities.RemoteConfig = false
+	start(t, set)
+	for range 3 { // the answers to the first two have been processed by then
+		server.next(t)
+	}
+	assert.Empty(t, events.offers)
+}
+
+// TestNothingIsSentWithoutAuthorization: an auth extension that fails must not
+// lead to requests without credentials.
+func TestNothingIsSentWithoutAuthorization(t *testing.T) {
+	t.Parallel()
+	for _, transport := range []session.Transport{session.WebSocket, session.HTTP} {
+		t.Run(string(transport), func(t *testing.T) {
+			t.Parallel()
+			server := startServer(t, nil)
+			set, events := settings(t, transport, server.url(transport))
+			var mu sync.Mutex
+			fail := true
+			set.Authorize = func(session.Request) (http.Header, error) {
+				mu.Lock()
+				defer mu.Unlock()
+				if fail {
+					return nil, errors.New("the token endpoint is down")
+				}
+				return http.Header{"authorization": {"Bearer token"}}, nil
+			}
+			start(t, set)
+			select {
+			case err := <-events.failed:
+				require.ErrorContains(t, err, "the token endpoint is down")
+			case <-time.After(waitTime):
+				t.Fatal("the failure was not reported")
+			}
+			server.mu.Lock()
+			assert.Nil(t, server.header, "a request went out")
+			server.mu.Unlock()
+
+			mu.Lock()
+			fail = false
+			mu.Unlock()
+			server.next(t)
+			server.mu.Lock()
+			assert.Equal(t, "Bearer token", server.header.Get("Authorization"))
+			server.mu.Unlock()
+		})
+	}
+}
+
+func TestRedirectToAnotherHostIsNotFollowed(t *testing.T) {
+	t.Parallel()
+	for _, transport := range []session.Transport{session.WebSocket, session.HTTP} {
+		t.Run(string(transport), func(t *testing.T) {
+			t.Parallel()
+			other := startServer(t, nil)
+			server := startServer(t, func(http.Handler) http.Handler {
+				return http.RedirectHandler(strings.Replace(other.url(session.HTTP), "127.0.0.1", "localhost", 1), http.StatusTemporaryRedirect)
+			})
+			set, events := settings(t, transport, server.url(transport))
+			start(t, set)
+			deadline := time.After(waitTime)
+			for {
+				select {
+				case err := <-events.failed:
+					if !strings.Contains(err.Error(), "redirects to another host") {
+						continue
+					}
+				case <-deadline:
+					t.Fatal("the redirect was not refused")
+				}
+				break
+			}
+			other.mu.Lock()
+			defer other.mu.Unlock()
+			assert.Nil(t, other.header)
+		})
+	}
+}
+
+func TestMessageThatIsTooLargeIsNotTaken(t *testing.T) {
+	t.Parallel()
+	for _, transport := range []session.Transport{session.WebSocket, session.HTTP} {
+		t.Run(string(transport), func(t *testing.T) {
+			t.Parallel()
+			server := startServer(t, nil)
+			server.answer.RemoteConfig = &protobufs.AgentRemoteConfig{
+				ConfigHash: []byte("big"),
+				Config: &protobufs.AgentConfigMap{ConfigMap: map[string]*protobufs.AgentConfigObject{
+					"": {Body: make([]byte, 17<<20)},
+				}},
+			}
+			set, events := settings(t, transport, server.url(transport))
+			start(t, set)
+			server.next(t)
+			server.next(t) // it comes back
+			assert.Empty(t, events.offers)
+		})
+	}
+}
