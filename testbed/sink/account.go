@@ -1,0 +1,127 @@
+package sink
+
+import (
+	"time"
+
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/plog"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.opentelemetry.io/collector/pdata/ptrace"
+
+	"github.com/otelcol-opamp/otelcol-opamp/testbed/load"
+)
+
+// account is what has arrived. It is guarded by Sink.mu.
+type account struct {
+	runs         map[string]map[uint64]int // arrivals by run and number
+	spans        int
+	attributes   map[attribute]*sighting
+	metricPoints map[string]int
+	logRecords   int
+}
+
+type attribute struct{ key, value string }
+
+type sighting struct{ first, last time.Time }
+
+func newAccount() account {
+	return account{
+		runs:         map[string]map[uint64]int{},
+		attributes:   map[attribute]*sighting{},
+		metricPoints: map[string]int{},
+	}
+}
+
+func (a *account) addTraces(td ptrace.Traces, now time.Time) {
+	for _, rs := range td.ResourceSpans().All() {
+		a.addAttributes(rs.Resource().Attributes(), now)
+		for _, ss := range rs.ScopeSpans().All() {
+			for _, span := range ss.Spans().All() {
+				a.addSpan(span, now)
+			}
+		}
+	}
+}
+
+func (a *account) addSpan(span ptrace.Span, now time.Time) {
+	a.spans++
+	a.addAttributes(span.Attributes(), now)
+	run, hasRun := span.Attributes().Get(load.RunAttribute)
+	seq, hasSeq := span.Attributes().Get(load.SeqAttribute)
+	if !hasRun || !hasSeq {
+		return
+	}
+	seqs, ok := a.runs[run.Str()]
+	if !ok {
+		seqs = map[uint64]int{}
+		a.runs[run.Str()] = seqs
+	}
+	seqs[uint64(seq.Int())]++ //nolint:gosec // written by the load package from a uint64
+}
+
+func (a *account) addMetrics(md pmetric.Metrics, now time.Time) {
+	for _, rm := range md.ResourceMetrics().All() {
+		a.addAttributes(rm.Resource().Attributes(), now)
+		for _, sm := range rm.ScopeMetrics().All() {
+			for _, m := range sm.Metrics().All() {
+				a.metricPoints[m.Name()] += pointCount(m)
+			}
+		}
+	}
+}
+
+func pointCount(m pmetric.Metric) int {
+	switch m.Type() {
+	case pmetric.MetricTypeGauge:
+		return m.Gauge().DataPoints().Len()
+	case pmetric.MetricTypeSum:
+		return m.Sum().DataPoints().Len()
+	case pmetric.MetricTypeHistogram:
+		return m.Histogram().DataPoints().Len()
+	case pmetric.MetricTypeExponentialHistogram:
+		return m.ExponentialHistogram().DataPoints().Len()
+	case pmetric.MetricTypeSummary:
+		return m.Summary().DataPoints().Len()
+	case pmetric.MetricTypeEmpty:
+	}
+	return 0
+}
+
+func (a *account) addLogs(ld plog.Logs, now time.Time) {
+	a.logRecords += ld.LogRecordCount()
+	for _, rl := range ld.ResourceLogs().All() {
+		a.addAttributes(rl.Resource().Attributes(), now)
+		for _, sl := range rl.ScopeLogs().All() {
+			for _, record := range sl.LogRecords().All() {
+				a.addAttributes(record.Attributes(), now)
+			}
+		}
+	}
+}
+
+// addAttributes remembers the sighting of each attribute, except the number of
+// the span: every span has another.
+func (a *account) addAttributes(attributes pcommon.Map, now time.Time) {
+	for key, value := range attributes.All() {
+		if key == load.SeqAttribute {
+			continue
+		}
+		at := attribute{key: key, value: value.AsString()}
+		if seen, ok := a.attributes[at]; ok {
+			seen.last = now
+			continue
+		}
+		a.attributes[at] = &sighting{first: now, last: now}
+	}
+}
+
+// missing returns the numbers of wanted that have not arrived.
+func (a *account) missing(run string, wanted []uint64) []uint64 {
+	var missing []uint64
+	for _, seq := range wanted {
+		if a.runs[run][seq] == 0 {
+			missing = append(missing, seq)
+		}
+	}
+	return missing
+}

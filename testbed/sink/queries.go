@@ -1,0 +1,129 @@
+package sink
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Spans is the number of all spans that arrived, those of any load included.
+func (s *Sink) Spans() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.spans
+}
+
+// Seqs returns the numbers of the spans of a run that arrived, ascending, each
+// once.
+func (s *Sink) Seqs(run string) []uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	seqs := make([]uint64, 0, len(s.runs[run]))
+	for seq := range s.runs[run] {
+		seqs = append(seqs, seq)
+	}
+	slices.Sort(seqs)
+	return seqs
+}
+
+// Duplicates counts the arrivals of spans of a run that had arrived before.
+func (s *Sink) Duplicates(run string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	duplicates := 0
+	for _, arrivals := range s.runs[run] {
+		duplicates += arrivals - 1
+	}
+	return duplicates
+}
+
+// Missing returns those of the accepted numbers of a run that have not arrived.
+func (s *Sink) Missing(run string, accepted []uint64) []uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.missing(run, accepted)
+}
+
+// WaitSpans waits until all these spans of a run have arrived.
+func (s *Sink) WaitSpans(ctx context.Context, run string, seqs []uint64) error {
+	var missing []uint64
+	err := s.await(ctx, func() bool {
+		missing = s.missing(run, seqs)
+		return len(missing) == 0
+	})
+	if err != nil {
+		return fmt.Errorf("waiting for spans of run %q (%d of %d missing, the first is %d): %w",
+			run, len(missing), len(seqs), missing[0], err)
+	}
+	return nil
+}
+
+// WaitAttribute waits until a resource, span or log record with this attribute
+// has arrived and returns when the first one did. Values that are not strings
+// are compared as text.
+func (s *Sink) WaitAttribute(ctx context.Context, key, value string) (time.Time, error) {
+	var first time.Time
+	err := s.await(ctx, func() bool {
+		seen, ok := s.attributes[attribute{key: key, value: value}]
+		if ok {
+			first = seen.first
+		}
+		return ok
+	})
+	if err != nil {
+		return time.Time{}, fmt.Errorf("waiting for attribute %s=%q: %w", key, value, err)
+	}
+	return first, nil
+}
+
+// WaitAttributeAfter waits until one with this attribute arrives later than the
+// given time and returns when one did: for an attribute that was seen before.
+func (s *Sink) WaitAttributeAfter(ctx context.Context, key, value string, after time.Time) (time.Time, error) {
+	var last time.Time
+	err := s.await(ctx, func() bool {
+		seen, ok := s.attributes[attribute{key: key, value: value}]
+		if ok {
+			last = seen.last
+		}
+		return ok && last.After(after)
+	})
+	if err != nil {
+		return time.Time{}, fmt.Errorf("waiting for attribute %s=%q after %s: %w", key, value, after.Format(time.RFC3339Nano), err)
+	}
+	return last, nil
+}
+
+// MetricPoints is the number of data points of a metric that arrived.
+func (s *Sink) MetricPoints(name string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.metricPoints[name]
+}
+
+// Metrics returns the names of the metrics that arrived, sorted.
+func (s *Sink) Metrics() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	names := make([]string, 0, len(s.metricPoints))
+	for name := range s.metricPoints {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// WaitMetric waits until a data point of this metric has arrived.
+func (s *Sink) WaitMetric(ctx context.Context, name string) error {
+	if err := s.await(ctx, func() bool { return s.metricPoints[name] > 0 }); err != nil {
+		return fmt.Errorf("waiting for metric %q (seen: %q): %w", name, s.Metrics(), err)
+	}
+	return nil
+}
+
+// LogRecords is the number of log records that arrived.
+func (s *Sink) LogRecords() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.logRecords
+}
