@@ -57,7 +57,8 @@ $(SERVER): $(TESTBED)
 
 .PHONY: run
 run: $(SMALL) $(SERVER) ## Run the development server and a Collector; Ctrl-C stops both
-	@cd testbed && $(GO) run ./cmd/run -server ../$(SERVER) -collector ../$(SMALL) -config ../distribution/config.yaml -state $(RUNDIR)
+	@cd testbed && $(GO) build -o ../bin/run ./cmd/run
+	@exec bin/run -server $(SERVER) -collector $(SMALL) -config distribution/config.yaml -state $(RUNDIR)
 
 .PHONY: demo
 demo: $(SMALL) ## Offer a good, an invalid and a harmful configuration, and check what happens (under a minute)
