@@ -182,7 +182,7 @@ func TestTimeoutAndStop(t *testing.T) {
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
 	result := g.Stop(ended)
-	assert.Len(t, result.Refused, int(result.Sent), "abandoned requests count as refused") //nolint:gosec // small
+	assert.Len(t, result.Refused, int(result.Sent), "abandoned requests count as refused")
 	require.ErrorContains(t, g.WaitAccepted(ended, 1), "waiting for 1 accepted requests")
 }
 

@@ -29,7 +29,7 @@ const (
 
 func TestMain(m *testing.M) {
 	if role := os.Getenv(roleVariable); role != "" {
-		os.Exit(play(role)) //nolint:forbidigo // plays another program
+		os.Exit(play(role))
 	}
 	goleak.VerifyTestMain(m)
 }
@@ -54,7 +54,7 @@ func play(role string) int {
 		panic("out of luck")
 	case "parent":
 		signal.Notify(terminated, syscall.SIGTERM)
-		child := exec.Command(os.Args[0]) //nolint:gosec,noctx // this test binary
+		child := exec.Command(os.Args[0]) //nolint:noctx // this test binary
 		child.Env = append(os.Environ(), roleVariable+"=deaf")
 		child.Stdout, child.Stderr = os.Stdout, os.Stderr // keeps the pipe open
 		inGroupOfItsOwn(child)

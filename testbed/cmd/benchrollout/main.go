@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -12,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -145,7 +147,7 @@ func measure(ctx context.Context, server *opampserver.Server, spans *sink.Sink, 
 	mark := collector.LogMark()
 	begin := time.Now()
 	hash := server.OfferToAll(opampserver.YAML(fmt.Sprintf(remoteConfig, i)))
-	seen, err := spans.WaitAttribute(ctx, "change", fmt.Sprint(i))
+	seen, err := spans.WaitAttribute(ctx, "change", strconv.Itoa(i))
 	if err != nil {
 		return c, window, err
 	}
@@ -163,7 +165,7 @@ func measure(ctx context.Context, server *opampserver.Server, spans *sink.Sink, 
 	var told time.Time
 	for _, m := range server.Messages() {
 		s := m.Received.GetRemoteConfigStatus()
-		if s != nil && string(s.GetLastRemoteConfigHash()) == string(hash) && s.GetStatus() == protobufs.RemoteConfigStatuses_RemoteConfigStatuses_APPLIED {
+		if s != nil && bytes.Equal(s.GetLastRemoteConfigHash(), hash) && s.GetStatus() == protobufs.RemoteConfigStatuses_RemoteConfigStatuses_APPLIED {
 			told = m.Time
 		}
 	}

@@ -25,7 +25,7 @@ import (
 func main() {
 	binary := flag.String("collector", "../bin/otelcol-opamp-testbed", "the Collector's binary")
 	flag.Parse()
-	if err := run(*binary, os.Stdout); err != nil {
+	if err := run(*binary); err != nil {
 		fmt.Fprintln(os.Stderr, "demo: it did not go as promised:", err)
 		os.Exit(1)
 	}
@@ -35,7 +35,7 @@ func main() {
 // limit bounds the demonstration; it takes some 15 s.
 const limit = 55 * time.Second
 
-func run(binary string, out *os.File) error {
+func run(binary string) error {
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
 	ctx, cancel = context.WithTimeout(ctx, limit)
@@ -45,7 +45,7 @@ func run(binary string, out *os.File) error {
 		return fmt.Errorf("making a folder: %w", err)
 	}
 	defer os.RemoveAll(dir) //nolint:errcheck // a folder in the system's place for such
-	d := &demo{out: out, begin: time.Now(), dir: dir}
+	d := &demo{begin: time.Now(), dir: dir}
 	defer d.end()
 	if err := d.start(ctx, binary); err != nil {
 		return err
@@ -60,7 +60,6 @@ func run(binary string, out *os.File) error {
 
 // demo is the stage.
 type demo struct {
-	out       *os.File
 	begin     time.Time
 	dir       string
 	server    *opampserver.Server
@@ -72,7 +71,7 @@ type demo struct {
 }
 
 func (d *demo) say(who, format string, args ...any) {
-	fmt.Fprintf(d.out, "%7.3fs  %-9s  %s\n", time.Since(d.begin).Seconds(), who, fmt.Sprintf(format, args...))
+	fmt.Printf("%7.3fs  %-9s  %s\n", time.Since(d.begin).Seconds(), who, fmt.Sprintf(format, args...))
 }
 
 const localConfig = `
@@ -261,16 +260,16 @@ func (d *demo) timeline() {
 		at := m.Time.Sub(d.begin).Seconds()
 		if s := m.Received.GetRemoteConfigStatus(); s != nil && s.GetStatus() != protobufs.RemoteConfigStatuses_RemoteConfigStatuses_UNSET {
 			status := strings.TrimPrefix(s.GetStatus().String(), "RemoteConfigStatuses_")
-			fmt.Fprintf(d.out, "%7.3fs  server     is told %s %.8x\n", at, status, s.GetLastRemoteConfigHash())
+			fmt.Printf("%7.3fs  server     is told %s %.8x\n", at, status, s.GetLastRemoteConfigHash())
 			if s.GetErrorMessage() != "" {
-				fmt.Fprintf(d.out, "%30s %s\n", "because:", strings.ReplaceAll(s.GetErrorMessage(), "\n", " "))
+				fmt.Printf("%30s %s\n", "because:", strings.ReplaceAll(s.GetErrorMessage(), "\n", " "))
 			}
 		}
 		if h := m.Received.GetHealth(); h != nil {
-			fmt.Fprintf(d.out, "%7.3fs  server     is told healthy=%t, %s\n", at, h.GetHealthy(), h.GetStatus())
+			fmt.Printf("%7.3fs  server     is told healthy=%t, %s\n", at, h.GetHealthy(), h.GetStatus())
 		}
 		if m.Received.GetEffectiveConfig() != nil {
-			fmt.Fprintf(d.out, "%7.3fs  server     is shown the effective configuration\n", at)
+			fmt.Printf("%7.3fs  server     is shown the effective configuration\n", at)
 		}
 	}
 }

@@ -51,7 +51,7 @@ func main() {
 	case errors.Is(err, flag.ErrHelp):
 	case err != nil:
 		fmt.Fprintln(os.Stderr, "opampserver:", err)
-		os.Exit(1) //nolint:forbidigo // the end of a program
+		os.Exit(1)
 	}
 }
 
@@ -82,7 +82,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	if err != nil {
 		return err
 	}
-	agents, err := opampserver.Start(opampserver.Settings{Addr: o.listen, KeepBytes: keepBytes}) //nolint:contextcheck // returns at once
+	agents, err := opampserver.Start(opampserver.Settings{Addr: o.listen, KeepBytes: keepBytes})
 	if err != nil {
 		return err
 	}

@@ -158,7 +158,7 @@ func TestHangs(t *testing.T) {
 }
 
 func TestStatusAfterStart(t *testing.T) {
-	tests := map[fault.Action]componentstatus.Status{ //nolint:exhaustive // the others end the process or leak
+	tests := map[fault.Action]componentstatus.Status{
 		fault.OK:               componentstatus.StatusOK,
 		fault.RecoverableError: componentstatus.StatusRecoverableError,
 		fault.PermanentError:   componentstatus.StatusPermanentError,
@@ -257,7 +257,7 @@ func TestLeak(t *testing.T) {
 func TestHangIsNotADeadlock(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, os.Args[0]) //nolint:gosec // this test binary
+	cmd := exec.CommandContext(ctx, os.Args[0])
 	cmd.Env = append(os.Environ(), actionVariable+"=hang_create")
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
@@ -272,7 +272,7 @@ func TestHangIsNotADeadlock(t *testing.T) {
 	case <-time.After(100 * time.Millisecond): // a hang can only be seen by waiting
 	}
 	require.NoError(t, cmd.Process.Kill())
-	<-ended
+	_ = <-ended // killed: an error in any case
 }
 
 func TestActionsThatEndTheProcess(t *testing.T) {
@@ -292,7 +292,7 @@ func TestActionsThatEndTheProcess(t *testing.T) {
 		t.Run(string(tt.action), func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
-			cmd := exec.CommandContext(ctx, os.Args[0]) //nolint:gosec // this test binary
+			cmd := exec.CommandContext(ctx, os.Args[0])
 			cmd.Env = append(os.Environ(), actionVariable+"="+string(tt.action))
 			out, err := cmd.CombinedOutput()
 			exit, ok := errors.AsType[*exec.ExitError](err)
