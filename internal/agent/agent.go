@@ -35,6 +35,10 @@ const (
 	// full reload: it decodes and compares the configuration, which takes tens
 	// of milliseconds for large ones.
 	settleTime = time.Second
+	// stopGrace is how long the Collector may take to notice that it was told
+	// to end: it does so at once, unless a component hangs in a reload. It is
+	// below the 30 s after which Kubernetes kills.
+	stopGrace = 20 * time.Second
 	// pairTimeout is how long an extension may take to turn up after the
 	// provider was asked; then its absence is worth a line in the log.
 	pairTimeout = time.Minute
@@ -90,6 +94,7 @@ type Agent struct {
 	stuck     string // why the host must be restarted; empty if it need not
 
 	provider *ProviderLease // nil without a provider
+	released bool           // the provider was shut down: the process ends in order
 	watch    *watch         // nil between two Retrieves
 	serving  *served        // the answer to the Retrieve in progress
 	latest   map[string]any // what the latest Retrieve was given

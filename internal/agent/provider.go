@@ -19,7 +19,8 @@ import (
 // ProviderLease is the confmap provider's hold on an agent. Its methods must
 // not be called concurrently, as is the case with a provider's.
 type ProviderLease struct {
-	agent *Agent
+	agent   *Agent
+	unwatch func() // ends the watch for signals
 	once  sync.Once
 	err   error
 }
@@ -49,6 +50,7 @@ func AcquireProvider(ctx context.Context, name, stateDir string, log *zap.Logger
 		return nil, err
 	}
 	p := &ProviderLease{agent: a}
+	p.unwatch = process.WatchStop(func(s os.Signal) { a.queue.post(func() { a.toldToStop(s) }) })
 	err = a.call(ctx, func() {
 		a.provider = p
 		a.log.Store(log)
@@ -97,12 +99,32 @@ func (p *ProviderLease) Release(ctx context.Context) error {
 	p.once.Do(func() {
 		a := p.agent
 		p.err = a.call(ctx, func() {
-			a.watch = nil
+			a.watch, a.released = nil, true
 			a.step(rollout.Stopping{})
 		})
+		p.unwatch()
 		p.err = errors.Join(p.err, release(ctx, a))
 	})
 	return p.err
+}
+
+// toldToStop sees to it that the process ends when it is told to. The Collector
+// does not listen before its first configuration has started, and not while a
+// component hangs in a reload. Ending is no verdict on a candidate.
+func (a *Agent) toldToStop(s os.Signal) {
+	die := func() {
+		if a.released {
+			return
+		}
+		a.log.Load().Warn("Ending: the Collector does not listen to signals now", zap.Stringer("signal", s))
+		a.step(rollout.Stopping{})
+		process.Die(s)
+	}
+	if a.started.IsZero() {
+		die()
+		return
+	}
+	a.after(stopGrace, die)
 }
 
 // Peek returns what a process that does not take part must be given, such as

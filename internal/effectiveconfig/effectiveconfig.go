@@ -63,6 +63,10 @@ func (s Snapshot) YAML(view View) ([]byte, error) {
 // place in it is shown as it was written: its components move values around
 // while they decode, and one that was moved must not slip through.
 func (s Snapshot) references() map[string]any {
+	if s.Unexpanded == nil {
+		// What came from a reference cannot be told: show keys only.
+		return hide(s.Effective).(map[string]any)
+	}
 	out := make(map[string]any, len(s.Effective))
 	maps.Copy(out, s.Effective)
 	for section, written := range s.Unexpanded {
@@ -161,6 +165,26 @@ func hasReference(value any) bool {
 		}
 	}
 	return false
+}
+
+// hide returns value with every leaf masked.
+func hide(value any) any {
+	switch v := value.(type) {
+	case map[string]any:
+		out := make(map[string]any, len(v))
+		for key, x := range v {
+			out[key] = hide(x)
+		}
+		return out
+	case []any:
+		out := make([]any, len(v))
+		for i, x := range v {
+			out[i] = hide(x)
+		}
+		return out
+	default:
+		return Masked
+	}
 }
 
 // mask returns value with the userinfo of URLs masked.

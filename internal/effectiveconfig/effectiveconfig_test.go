@@ -73,6 +73,12 @@ func TestASectionGivenByAReference(t *testing.T) {
 	assert.Equal(t, parse(t, "exporters: '${file:/etc/exporters.yaml}'"), view(t, s, effectiveconfig.References))
 }
 
+func TestWithoutTheWrittenFormOnlyKeysAreShown(t *testing.T) {
+	t.Parallel()
+	s := effectiveconfig.Snapshot{Effective: parse(t, "exporters: {otlp: {token: canary, n: 1, l: [a]}}")}
+	assert.Equal(t, parse(t, "exporters: {otlp: {token: '[REDACTED]', n: '[REDACTED]', l: ['[REDACTED]']}}"), view(t, s, effectiveconfig.References))
+}
+
 func TestViewAfterAPartialReload(t *testing.T) {
 	t.Parallel()
 	snapshot := effectiveconfig.Snapshot{
