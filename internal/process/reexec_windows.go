@@ -1,0 +1,4 @@
+package process
+
+// Reexec returns [ErrNoReexec].
+func Reexec(Successor) error { return ErrNoReexec }
