@@ -374,6 +374,12 @@ func (m *Machine) becomeReady(e Ready) {
 		m.persist(false)
 		m.timer = m.startTimer(TrialTimer)
 	case RollingBack:
+		if m.served != m.target() {
+			// The rejected candidate came up after all, too late.
+			m.timer = m.startTimer(DrainTimer)
+			m.do(Trigger{})
+			return
+		}
 		m.idle(m.served, "last known good runs again")
 	case Idle:
 		m.takeNext()
