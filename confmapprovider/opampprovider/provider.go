@@ -43,6 +43,7 @@ type provider struct {
 	// the closing functions of what Retrieve returned.
 	mu     sync.Mutex
 	leases map[string]*agent.ProviderLease
+	dirs   map[string]string // the state_dir that each lease was taken with
 }
 
 var _ confmap.Provider = (*provider)(nil)
@@ -52,7 +53,7 @@ func newProvider(set confmap.ProviderSettings) confmap.Provider {
 	if log == nil {
 		log = zap.NewNop()
 	}
-	return &provider{log: log, leases: map[string]*agent.ProviderLease{}}
+	return &provider{log: log, leases: map[string]*agent.ProviderLease{}, dirs: map[string]string{}}
 }
 
 // Scheme implements [confmap.Provider].
@@ -94,13 +95,16 @@ func (p *provider) lease(ctx context.Context, at location) (*agent.ProviderLease
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if lease, ok := p.leases[at.name]; ok {
+		if p.dirs[at.name] != at.stateDir {
+			return nil, fmt.Errorf("the agent %q is given two state folders: state_dir is %q here and %q elsewhere", at.name, at.stateDir, p.dirs[at.name])
+		}
 		return lease, nil
 	}
 	lease, err := agent.AcquireProvider(ctx, at.name, at.stateDir, p.log)
 	if err != nil {
 		return nil, err
 	}
-	p.leases[at.name] = lease
+	p.leases[at.name], p.dirs[at.name] = lease, at.stateDir
 	return lease, nil
 }
 

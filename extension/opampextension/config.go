@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/url"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -216,16 +217,18 @@ func (s *ServerConfig) validate() error {
 	if s.HTTP != nil && s.HTTP.PollingInterval < 0 {
 		return errors.New("polling interval must be 0 or greater")
 	}
-	key, schemes := "server::ws::endpoint", [2]string{"ws", "wss"}
+	// opamp-go dials a WebSocket to an https URL too, so that contrib's users
+	// may have one.
+	key, schemes := "server::ws::endpoint", []string{"ws", "wss", "https"}
 	if s.HTTP != nil {
-		key, schemes = "server::http::endpoint", [2]string{"http", "https"}
+		key, schemes = "server::http::endpoint", []string{"http", "https"}
 	}
 	u, err := url.Parse(endpoint)
 	if err != nil {
 		// The error of the library repeats the URL, which may hold a password.
 		return fmt.Errorf("`%s` must be a URL such as %s://host:4320/v1/opamp", key, schemes[1])
 	}
-	if u.Scheme != schemes[0] && u.Scheme != schemes[1] {
+	if !slices.Contains(schemes, u.Scheme) {
 		return fmt.Errorf("`%s` must begin with %s:// or %s://, found scheme %q", key, schemes[0], schemes[1], u.Scheme)
 	}
 	return nil

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"os"
 	"time"
@@ -81,6 +80,7 @@ func (a *Agent) perform(effect rollout.Effect) {
 	case rollout.Restart:
 		a.stuck = e.Reason
 		a.log.Load().Error("The Collector does not do what it is told; this process must be restarted", zap.String("reason", e.Reason))
+		a.reportHealth(true)
 	case rollout.Moved:
 		a.log.Load().Info("Remote configuration rollout", zap.String("from", string(e.From)), zap.String("to", string(e.To)),
 			zap.Stringer("config", e.Ref), zap.String("reason", e.Reason))
@@ -112,7 +112,11 @@ func (a *Agent) check(ref remoteconfig.Ref) {
 		texts = append(texts, f.Body)
 	}
 	a.newScrubber(texts...)
-	if err := a.acceptable(offer); err != nil {
+	conf, err := offer.Parse()
+	if err == nil {
+		_, err = acceptable(conf, ownID(a.name))
+	}
+	if err != nil {
 		checked.Reason = a.scrubber.Text(err.Error())
 		answer()
 		return
@@ -138,20 +142,6 @@ func (a *Agent) check(ref remoteconfig.Ref) {
 	})
 }
 
-// acceptable checks what the dry run cannot: that the offer is a configuration
-// and leaves the management of this agent alone.
-func (a *Agent) acceptable(offer remoteconfig.Offer) error {
-	conf, err := offer.Parse()
-	if err != nil {
-		return err
-	}
-	extensions, _ := conf["extensions"].(map[string]any)
-	if _, ok := extensions[a.settings.ID]; ok && a.settings.ID != "" {
-		return fmt.Errorf("%q is managed locally: remove it from the remote configuration", "extensions::"+a.settings.ID)
-	}
-	return nil
-}
-
 // trigger makes the host reload, once per Retrieve. Between two Retrieves
 // nothing is to be done: the next one is given what the machine wants.
 func (a *Agent) trigger() {
@@ -174,6 +164,9 @@ func (a *Agent) serve(e rollout.Serve) {
 		if err == nil {
 			conf, err = offer.Parse()
 		}
+		if err == nil {
+			conf, err = acceptable(conf, ownID(a.name))
+		}
 		if err != nil {
 			if a.machine.State() == rollout.Applying {
 				a.step(rollout.PersistFailed{Reason: a.scrubber.Text(err.Error())})
@@ -184,7 +177,7 @@ func (a *Agent) serve(e rollout.Serve) {
 		}
 	}
 	a.latest = conf
-	a.serving = &served{conf: keepExtensions(conf, a.required), ref: e.Ref}
+	a.serving = &served{conf: keepExtensions(conf, keptExtensions(a.name, os.Args[1:], a.required)), ref: e.Ref}
 }
 
 func (a *Agent) offer(digest string) (remoteconfig.Offer, error) {
@@ -192,31 +185,6 @@ func (a *Agent) offer(digest string) (remoteconfig.Offer, error) {
 		return offer, nil
 	}
 	return a.store.body(digest)
-}
-
-// keepExtensions returns conf with the required extensions in its list of
-// extensions, if it has one: the Collector replaces lists, and without these
-// the agent would not start.
-func keepExtensions(conf map[string]any, required []string) map[string]any {
-	service, ok := conf["service"].(map[string]any)
-	if !ok {
-		return conf
-	}
-	list, ok := service["extensions"].([]any)
-	if !ok {
-		return conf
-	}
-	have := map[string]bool{}
-	for _, id := range list {
-		have[fmt.Sprint(id)] = true
-	}
-	united := append([]any(nil), list...)
-	for _, id := range required {
-		if !have[id] {
-			united = append(united, id)
-		}
-	}
-	return with(conf, "service", with(service, "extensions", united))
 }
 
 func with(m map[string]any, key string, value any) map[string]any {

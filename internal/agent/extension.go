@@ -121,7 +121,7 @@ func (e *ExtensionLease) NotifyConfig(s effectiveconfig.Snapshot) {
 // Ready tells that all components have started.
 func (e *ExtensionLease) Ready() {
 	e.post(func(a *Agent) {
-		a.ready = true
+		a.ready, a.stuck = true, ""
 		if a.started.IsZero() {
 			a.started = time.Now()
 		}
@@ -154,6 +154,7 @@ func (e *ExtensionLease) ComponentStatus(source *componentstatus.InstanceID, eve
 		}
 		a.step(rollout.ComponentStatus{
 			Generation: a.machine.Instance(),
+			Key:        componentKey(source),
 			Component:  componentName(source),
 			State:      state,
 			Err:        text,

@@ -21,8 +21,8 @@ import (
 type ProviderLease struct {
 	agent   *Agent
 	unwatch func() // ends the watch for signals
-	once  sync.Once
-	err   error
+	once    sync.Once
+	err     error
 }
 
 // AcquireProvider opens the agent called name, whose state folder is stateDir
@@ -61,7 +61,10 @@ func AcquireProvider(ctx context.Context, name, stateDir string, log *zap.Logger
 			}
 		})
 	})
-	return p, err
+	if err != nil {
+		return nil, errors.Join(err, p.Release(ctx))
+	}
+	return p, nil
 }
 
 // Retrieve returns the remote configuration that is to run; an empty map if
@@ -120,8 +123,8 @@ func (a *Agent) toldToStop(s os.Signal) {
 		a.step(rollout.Stopping{})
 		process.Die(s)
 	}
-	if a.started.IsZero() {
-		die()
+	if a.extension != nil && a.started.IsZero() {
+		die() // the first configuration is still starting
 		return
 	}
 	a.after(stopGrace, die)
@@ -157,7 +160,10 @@ func Peek(name, stateDir string, purpose process.Purpose) (map[string]any, error
 	if err != nil {
 		return nil, err
 	}
-	return keepExtensions(conf, s.required()), nil
+	if conf, err = acceptable(conf, ownID(name)); err != nil {
+		return nil, err
+	}
+	return keepExtensions(conf, keptExtensions(name, os.Args[1:], s.required())), nil
 }
 
 func (s *store) peekDigest(name string, purpose process.Purpose) (string, error) {

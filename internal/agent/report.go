@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -139,7 +141,7 @@ func (a *Agent) newScrubberFor(yaml []byte) {
 // reportHealth reports the health, if it changed or always is set. While the
 // service is being exchanged nothing is reported: the outcome will be.
 func (a *Agent) reportHealth(always bool) {
-	if !a.settings.Session.Capabilities.Health || !a.ready {
+	if !a.settings.Session.Capabilities.Health || (!a.ready && a.stuck == "") {
 		return
 	}
 	h := a.healthNode()
@@ -153,6 +155,12 @@ func (a *Agent) reportHealth(always bool) {
 }
 
 func (a *Agent) healthNode() health.Node {
+	if a.stuck != "" {
+		return health.Node{
+			Status:    "StatusFatalError",
+			LastError: a.scrubber.Text("the Collector does not do what it is told; restart the process: " + a.stuck),
+		}
+	}
 	if !a.ready {
 		return health.Node{Status: "StatusStarting"}
 	}
@@ -170,10 +178,6 @@ func (a *Agent) healthNode() health.Node {
 	}
 	if a.saveError != "" {
 		notes = append(notes, "the state of the rollout could not be saved: "+a.saveError)
-	}
-	if a.stuck != "" {
-		root.Healthy = false
-		root.LastError = "the Collector does not do what it is told; restart the process: " + a.stuck
 	}
 	if len(notes) > 0 {
 		root.Status += "; " + a.scrubber.Text(strings.Join(notes, "; "))
@@ -193,6 +197,17 @@ func (a *Agent) hasPipelines() bool {
 	service, _ := a.snapshot.Effective["service"].(map[string]any)
 	pipelines, _ := service["pipelines"].(map[string]any)
 	return len(pipelines) > 0
+}
+
+// componentKey identifies a component over generations: adding it to one more
+// pipeline makes it no other component. Each signal has instances of its own.
+func componentKey(source *componentstatus.InstanceID) string {
+	signals := map[string]bool{}
+	source.AllPipelineIDs(func(id pipeline.ID) bool {
+		signals[id.Signal().String()] = true
+		return true
+	})
+	return strings.ToLower(source.Kind().String()) + ":" + source.ComponentID().String() + " " + strings.Join(slices.Sorted(maps.Keys(signals)), ",")
 }
 
 // componentName names an instance for people.

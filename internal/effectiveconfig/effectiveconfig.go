@@ -60,8 +60,10 @@ func (s Snapshot) YAML(view View) ([]byte, error) {
 // references lays the references over the effective configuration, block by
 // block. A block (a component, or a part of the service section) whose
 // effective form differs so much from the written one that a reference has no
-// place in it is shown as it was written: its components move values around
-// while they decode, and one that was moved must not slip through.
+// place in it is shown as it was written: its component moves values around
+// while it decodes, and one that was moved must not slip through. The host
+// redacts what was written by comparing places, so that literals in such places
+// are masked.
 func (s Snapshot) references() map[string]any {
 	if s.Unexpanded == nil {
 		// What came from a reference cannot be told: show keys only.
@@ -93,19 +95,88 @@ func overlayBlock(effective, written any) any {
 	if !hasReference(written) {
 		return effective
 	}
-	if out, ok := overlay(effective, written); ok {
-		return out
+	stands := map[string]string{}
+	if out, ok := overlay(effective, written, stands); ok {
+		return withoutCopies(out, stands)
 	}
-	return written
+	return asWritten(effective, written)
 }
 
-// overlay returns effective with every reference of written in its place; ok is
-// false if one has none.
-func overlay(effective, written any) (out any, ok bool) {
+// asWritten returns written with the literals masked that have no place in
+// effective.
+func asWritten(effective, written any) any {
+	switch w := written.(type) {
+	case map[string]any:
+		e, isMap := effective.(map[string]any)
+		out := make(map[string]any, len(w))
+		for key, value := range w {
+			if inner, ok := e[key]; isMap && ok {
+				out[key] = asWritten(inner, value)
+			} else {
+				out[key] = hideLiterals(value)
+			}
+		}
+		return out
+	case []any:
+		e, isList := effective.([]any)
+		if !isList || len(e) != len(w) {
+			return hideLiterals(w)
+		}
+		out := make([]any, len(w))
+		for i := range w {
+			out[i] = asWritten(e[i], w[i])
+		}
+		return out
+	default:
+		switch effective.(type) {
+		case map[string]any, []any, nil:
+			return hideLiterals(written)
+		}
+		return written
+	}
+}
+
+// minCopy is the length in bytes below which a value is no secret worth looking
+// for: it would be found in ordinary words.
+const minCopy = 6
+
+// withoutCopies returns a block with references also where its component copied
+// what they stand for.
+func withoutCopies(block any, stands map[string]string) any {
+	switch b := block.(type) {
+	case string:
+		for value, reference := range stands {
+			if len(value) >= minCopy && !isReference(b) {
+				b = strings.ReplaceAll(b, value, reference)
+			}
+		}
+		return b
+	case map[string]any:
+		for key, value := range b {
+			b[key] = withoutCopies(value, stands)
+		}
+		return b
+	case []any:
+		for i, value := range b {
+			b[i] = withoutCopies(value, stands)
+		}
+		return b
+	default:
+		return block
+	}
+}
+
+// overlay returns a copy of effective with every reference of written in its
+// place, and notes what the references stand for; ok is false if one has no
+// place.
+func overlay(effective, written any, stands map[string]string) (out any, ok bool) {
 	switch w := written.(type) {
 	case string:
 		if !isReference(w) {
-			return effective, true
+			return clone(effective), true
+		}
+		if value, isText := effective.(string); isText && value != Masked {
+			stands[value] = w
 		}
 		return w, effective != nil
 	case map[string]any:
@@ -113,8 +184,7 @@ func overlay(effective, written any) (out any, ok bool) {
 		if !isMap {
 			return nil, !hasReference(w)
 		}
-		merged := make(map[string]any, len(e))
-		maps.Copy(merged, e)
+		merged := clone(e).(map[string]any)
 		for key, value := range w {
 			if !hasReference(value) {
 				continue
@@ -123,7 +193,7 @@ func overlay(effective, written any) (out any, ok bool) {
 			if !exists {
 				return nil, false
 			}
-			if merged[key], ok = overlay(inner, value); !ok {
+			if merged[key], ok = overlay(inner, value, stands); !ok {
 				return nil, false
 			}
 		}
@@ -135,13 +205,38 @@ func overlay(effective, written any) (out any, ok bool) {
 		}
 		merged := make([]any, len(e))
 		for i := range e {
-			if merged[i], ok = overlay(e[i], w[i]); !ok {
+			if merged[i], ok = overlay(e[i], w[i], stands); !ok {
 				return nil, false
 			}
 		}
 		return merged, true
 	default:
-		return effective, true
+		return clone(effective), true
+	}
+}
+
+// clone returns a copy of maps and lists.
+func clone(value any) any {
+	return each(value, func(leaf any) any { return leaf })
+}
+
+// each returns a copy of value with f applied to every leaf.
+func each(value any, f func(any) any) any {
+	switch v := value.(type) {
+	case map[string]any:
+		out := make(map[string]any, len(v))
+		for key, x := range v {
+			out[key] = each(x, f)
+		}
+		return out
+	case []any:
+		out := make([]any, len(v))
+		for i, x := range v {
+			out[i] = each(x, f)
+		}
+		return out
+	default:
+		return f(value)
 	}
 }
 
@@ -168,43 +263,24 @@ func hasReference(value any) bool {
 }
 
 // hide returns value with every leaf masked.
-func hide(value any) any {
-	switch v := value.(type) {
-	case map[string]any:
-		out := make(map[string]any, len(v))
-		for key, x := range v {
-			out[key] = hide(x)
+func hide(value any) any { return each(value, func(any) any { return Masked }) }
+
+// hideLiterals returns value with every leaf masked that is no reference.
+func hideLiterals(value any) any {
+	return each(value, func(leaf any) any {
+		if text, ok := leaf.(string); ok && isReference(text) {
+			return text
 		}
-		return out
-	case []any:
-		out := make([]any, len(v))
-		for i, x := range v {
-			out[i] = hide(x)
-		}
-		return out
-	default:
 		return Masked
-	}
+	})
 }
 
 // mask returns value with the userinfo of URLs masked.
 func mask(value any) any {
-	switch v := value.(type) {
-	case string:
-		return userinfo.ReplaceAllString(v, "${1}"+Masked+"@")
-	case map[string]any:
-		out := make(map[string]any, len(v))
-		for key, x := range v {
-			out[key] = mask(x)
+	return each(value, func(leaf any) any {
+		if text, ok := leaf.(string); ok {
+			return userinfo.ReplaceAllString(text, "${1}"+Masked+"@")
 		}
-		return out
-	case []any:
-		out := make([]any, len(v))
-		for i, x := range v {
-			out[i] = mask(x)
-		}
-		return out
-	default:
-		return value
-	}
+		return leaf
+	})
 }

@@ -31,6 +31,8 @@ func TestReferencesStandInPlaceOfValues(t *testing.T) {
 exporters:
   otlp: {endpoint: 'https://user:pw@host:4317', headers: {k: canary, j: '[REDACTED]'}, timeout: 5s}
   moved: {inner: {token: canary}, plain: x}
+  listed: {headers: [{name: k, value: '[REDACTED]'}, {name: literal, value: '[REDACTED]'}], name: n}
+  copied: {a: canary, b: 'Bearer canary'}
   whole: {a: canary, b: canary}
   untouched: {a: b}
 processors:
@@ -42,6 +44,8 @@ service: {pipelines: {traces: {receivers: [otlp]}}}
 exporters:
   otlp: {endpoint: 'https://user:pw@host:4317', headers: {k: '${env:K}', j: '[REDACTED]'}}
   moved: {token: '${env:K}', plain: x}
+  listed: {headers: {k: '${env:K}', literal: secret}, name: n}
+  copied: {a: '${env:K}'}
   whole: ${file:/etc/whole.yaml}
 processors:
   attributes: {actions: [{key: a, value: '${env:K}'}, {key: b, value: literal}]}
@@ -54,6 +58,8 @@ service: {pipelines: {traces: {receivers: [otlp]}}}
 exporters:
   otlp: {endpoint: 'https://[REDACTED]@host:4317', headers: {k: '${env:K}', j: '[REDACTED]'}, timeout: 5s}
   moved: {token: '${env:K}', plain: x}
+  listed: {headers: {k: '${env:K}', literal: '[REDACTED]'}, name: n}
+  copied: {a: '${env:K}', b: 'Bearer ${env:K}'}
   whole: ${file:/etc/whole.yaml}
   untouched: {a: b}
 processors:

@@ -32,31 +32,40 @@ type Node struct {
 // Tree collects the status events of one generation of the service. It is not
 // safe for concurrent use.
 type Tree struct {
-	events  *status.Aggregator
+	latest  map[componentstatus.InstanceID]*componentstatus.Event
 	started map[string]time.Time
 }
 
 // NewTree returns a Tree that knows no component yet.
 func NewTree() *Tree {
-	return &Tree{events: status.NewAggregator(status.PriorityPermanent), started: map[string]time.Time{}}
+	return &Tree{latest: map[componentstatus.InstanceID]*componentstatus.Event{}, started: map[string]time.Time{}}
 }
 
-// Record takes an event. Tree keeps no reference to its arguments that would
-// matter to the caller; both are immutable.
+// Record takes an event. A component that stopped is no part of the tree any
+// more. The arguments are kept; they are immutable.
 func (t *Tree) Record(source *componentstatus.InstanceID, event *componentstatus.Event) {
 	key := componentKey(source)
+	if event.Status() == componentstatus.StatusStopped {
+		delete(t.started, key)
+		delete(t.latest, *source)
+		return
+	}
 	if event.Status() == componentstatus.StatusStarting {
 		t.started[key] = event.Timestamp()
-	} else if event.Status() == componentstatus.StatusStopped {
-		delete(t.started, key)
 	}
-	t.events.RecordStatus(source, event)
+	t.latest[*source] = event
 }
 
 // Root returns the health of the whole, whose parts have been running since
 // started. The caller owns the result.
 func (t *Tree) Root(started time.Time) Node {
-	root, _ := t.events.AggregateStatus(status.ScopeAll, status.Verbose)
+	// The aggregator cannot forget a component, so it is filled anew. A
+	// Collector has tens of components, and their status changes rarely.
+	aggregator := status.NewAggregator(status.PriorityPermanent)
+	for source, event := range t.latest {
+		aggregator.RecordStatus(&source, event)
+	}
+	root, _ := aggregator.AggregateStatus(status.ScopeAll, status.Verbose)
 	n := t.node("", root)
 	n.Started = started
 	return n

@@ -12,8 +12,10 @@ import (
 // configuration is retrieved in order to run it, or to check it. A test pins
 // the names against the library.
 const (
-	runFunction    = "go.opentelemetry.io/collector/otelcol.(*Collector).Run"
-	dryRunFunction = "go.opentelemetry.io/collector/otelcol.(*Collector).DryRun"
+	library        = "go.opentelemetry.io/collector/otelcol."
+	runFunction    = library + "(*Collector).Run"
+	dryRunFunction = library + "(*Collector).DryRun"
+	printFunction  = library + "(*printContext)"
 )
 
 // Purpose says what a configuration is retrieved for.
@@ -37,18 +39,40 @@ func CallerPurpose() Purpose {
 	// may wrap a few more.
 	var pcs [64]uintptr
 	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs[:])])
+	underLibrary := false
 	for {
 		frame, more := frames.Next()
-		switch frame.Function {
-		case runFunction:
+		switch {
+		case frame.Function == runFunction:
 			return PurposeRun
-		case dryRunFunction:
+		case frame.Function == dryRunFunction:
 			return PurposeDryRun
+		case strings.HasPrefix(frame.Function, printFunction):
+			return PurposeOther
 		}
+		underLibrary = underLibrary || strings.HasPrefix(frame.Function, library)
 		if !more {
+			if underLibrary {
+				return purposeOf(os.Args[1:])
+			}
 			return PurposeOther
 		}
 	}
+}
+
+// purposeOf tells the purpose from the arguments, for a library whose functions
+// have other names than the ones known here.
+func purposeOf(args []string) Purpose {
+	for i, arg := range args {
+		if strings.HasPrefix(arg, "-") || (i > 0 && (args[i-1] == "--config" || args[i-1] == "--set" || args[i-1] == "--feature-gates")) {
+			continue
+		}
+		if arg == "validate" {
+			return PurposeDryRun
+		}
+		return PurposeOther
+	}
+	return PurposeRun
 }
 
 // Executable returns a path that starts the very executable of this process:

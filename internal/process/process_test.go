@@ -3,6 +3,7 @@ package process_test
 import (
 	"context"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -46,6 +47,19 @@ func TestPurposeIsToldFromTheLibrarysStack(t *testing.T) {
 		require.Error(t, cmd.Execute(), "an empty configuration is not valid")
 	}
 	assert.Equal(t, []process.Purpose{process.PurposeRun, process.PurposeDryRun, process.PurposeOther}, seen)
+}
+
+func TestPurposeIsToldFromTheArgumentsOfAnUnknownLibrary(t *testing.T) {
+	t.Parallel()
+	for want, lines := range map[process.Purpose][]string{
+		process.PurposeRun:    {"", "--config=a --config opamp:", "--config a --feature-gates x"},
+		process.PurposeDryRun: {"validate --config a", "--config a validate"},
+		process.PurposeOther:  {"print-config", "--config=a components"},
+	} {
+		for _, line := range lines {
+			assert.Equal(t, want, process.PurposeOf(strings.Fields(line)), line)
+		}
+	}
 }
 
 func TestExecutableIsThisFile(t *testing.T) {

@@ -23,6 +23,10 @@ type Trigger struct{}
 type Serve struct {
 	Generation uint64
 	Ref        remoteconfig.Ref
+	Rung       Rung
+	// Failures is how many starts in a row failed before this one; the host is
+	// to be answered the later the more there were, never in a hot loop.
+	Failures int
 }
 
 // Report asks to tell the server.
@@ -45,15 +49,24 @@ const (
 	ApplyTimer Timer = "apply"
 	// TrialTimer is how long a candidate must stay healthy.
 	TrialTimer Timer = "trial"
+	// FatalTimer limits the time from a FatalError to the host's end: two of
+	// them at once leave it deadlocked.
+	FatalTimer Timer = "fatal"
+	// StableTimer is how long what was started without a trial must live
+	// before its start counts as a success.
+	StableTimer Timer = "stable"
 	// SettleTimer is how long the host may take from Retrieve to the begin of
 	// a full reload; later, silence means that it applied the configuration
 	// in place.
 	SettleTimer Timer = "settle"
 )
 
-// Restart asks to replace the process: its host no longer does what it is
-// told. What runs afterwards is in the record.
-type Restart struct{ Reason string }
+// Restart asks to replace the process. What runs afterwards is in the record.
+type Restart struct {
+	Reason string
+	// SafeMode means that the successor is to run nothing but the agent.
+	SafeMode bool
+}
 
 // Moved tells that the state changed; it is for the log only.
 type Moved struct {

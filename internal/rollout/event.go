@@ -5,8 +5,18 @@ import "github.com/otelcol-opamp/otelcol-opamp/internal/remoteconfig"
 // Event is something that happened. See the types below.
 type Event interface{ event() }
 
-// Booted is the first event of a process: what the folder held.
-type Booted struct{ Record Record }
+// Booted is the first event of a process.
+type Booted struct {
+	// Record is what the folder held.
+	Record Record
+	// BootID identifies this boot of the machine; empty if it is not known.
+	BootID string
+	// Evidence is what the former process left that explains its death; empty
+	// if there is nothing.
+	Evidence string
+	// SafeMode means that the process was started to run nothing but the agent.
+	SafeMode bool
+}
 
 // Offered means that the server sent a remote configuration.
 type Offered struct {
@@ -50,6 +60,8 @@ type NotReady struct{ Generation uint64 }
 // instance of the generation.
 type ComponentStatus struct {
 	Generation uint64
+	// Key identifies the component over generations.
+	Key string
 	// Component names the instance for people, for example
 	// "exporter otlp in pipelines traces, metrics".
 	Component string
@@ -78,6 +90,21 @@ type TimerFired struct{ ID uint64 }
 // PersistFailed means that a [Persist] marked Must failed.
 type PersistFailed struct{ Reason string }
 
+// Evidence is an error that was seen where no instance is attached yet, for
+// example of an extension that starts before this one.
+type Evidence struct {
+	Text string
+	// Fatal means that the host was told of a FatalError.
+	Fatal bool
+}
+
+// HostEnded means that the host's Run has returned or panicked and nobody had
+// asked the process to end.
+type HostEnded struct {
+	// Reason says what is known of it; empty if nothing is.
+	Reason string
+}
+
 // Stopping means that the process was asked to end and will do so in order.
 type Stopping struct{}
 
@@ -92,3 +119,5 @@ func (ComponentStatus) event() {}
 func (TimerFired) event()      {}
 func (PersistFailed) event()   {}
 func (Stopping) event()        {}
+func (Evidence) event()        {}
+func (HostEnded) event()       {}

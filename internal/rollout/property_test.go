@@ -139,7 +139,7 @@ func (w *world) fullReload() {
 	}
 	w.do(rollout.Started{})
 	if w.r.IntN(10) == 0 {
-		w.do(rollout.ComponentStatus{Generation: w.m.Instance(), Component: "x", State: rollout.ComponentPermanent, Err: "boom"})
+		w.do(rollout.ComponentStatus{Generation: w.m.Instance(), Key: "x", Component: "x", State: rollout.ComponentPermanent, Err: "boom"})
 		if w.r.IntN(2) == 0 {
 			panic(crash{}) // Start failed
 		}
@@ -158,7 +158,7 @@ func (w *world) partialReload() {
 		w.fullReload()
 	case 1: // a receiver fails to start; the host falls back
 		for _, s := range []rollout.ComponentState{rollout.ComponentStopping, rollout.ComponentStarting, rollout.ComponentPermanent} {
-			w.do(rollout.ComponentStatus{Generation: w.m.Instance(), Component: "r", State: s, Err: "boom"})
+			w.do(rollout.ComponentStatus{Generation: w.m.Instance(), Key: "r", Component: "r", State: s, Err: "boom"})
 		}
 		w.fullReload()
 	default:
@@ -211,9 +211,9 @@ func (w *world) random() {
 	case 8, 9:
 		w.fire(rollout.TrialTimer)
 	case 10:
-		w.do(rollout.ComponentStatus{Generation: w.m.Instance(), Component: "y", State: rollout.ComponentPermanent, Err: "late boom"})
+		w.do(rollout.ComponentStatus{Generation: w.m.Instance(), Key: "y", Component: "y", State: rollout.ComponentPermanent, Err: "late boom"})
 		if w.r.IntN(2) == 0 {
-			w.do(rollout.ComponentStatus{Generation: w.m.Instance(), Component: "y", State: rollout.ComponentRunning})
+			w.do(rollout.ComponentStatus{Generation: w.m.Instance(), Key: "y", Component: "y", State: rollout.ComponentRunning})
 		}
 	case 11:
 		w.diskBad = w.r.IntN(4) == 0

@@ -50,7 +50,62 @@ type Candidate struct {
 	// Evidence is what was seen to go wrong before a verdict could be given;
 	// it explains a death of the process to the next one.
 	Evidence string `json:"evidence,omitempty"`
+	// BootID identifies the boot of the machine in which Phase was reached: a
+	// process that died with the machine proves nothing.
+	BootID string `json:"boot_id,omitempty"`
+	// Resumed counts the trials that ended with the machine.
+	Resumed int `json:"resumed,omitempty"`
 }
+
+// Ladder says how deep the process has fallen because what should run did not
+// start. The zero Ladder is the top.
+type Ladder struct {
+	// Failures counts the starts in a row that failed without a candidate to
+	// blame.
+	Failures int `json:"failures"`
+	// Reason is why the last one failed.
+	Reason string `json:"reason,omitempty"`
+	// Starting means that a start is under way; it is only read by the next
+	// process, which concludes that it was never ready.
+	Starting bool `json:"starting,omitempty"`
+	// BootID is that of the start under way.
+	BootID string `json:"boot_id,omitempty"`
+}
+
+// Rung is what a process runs when no candidate is in trial.
+type Rung string
+
+// The rungs of the ladder, from the top.
+const (
+	RungLastKnownGood Rung = "last known good"
+	RungEarlier       Rung = "earlier known good"
+	RungLocal         Rung = "local configuration only"
+	RungSafeMode      Rung = "safe mode"
+)
+
+// triesPerRung is how often the last known good is started before the process
+// goes down: once more after a pause, since ports and backends come back.
+const triesPerRung = 2
+
+// rung returns where the failures lead, and the configuration there.
+func (r *Record) rung() (Rung, remoteconfig.Ref) {
+	down := r.Ladder.Failures - triesPerRung
+	switch {
+	case down < 0:
+		return RungLastKnownGood, r.LastKnownGood
+	case !r.LastKnownGood.IsZero() && down < len(r.ladderEarlier()):
+		return RungEarlier, r.Earlier[down]
+	}
+	down -= len(r.ladderEarlier())
+	if !r.LastKnownGood.IsZero() && down == 0 {
+		return RungLocal, remoteconfig.Ref{}
+	}
+	return RungSafeMode, remoteconfig.Ref{}
+}
+
+// ladderEarlier are the earlier known goods that are tried: one, so that the
+// whole ladder is gone down in the five starts that systemd allows.
+func (r *Record) ladderEarlier() []remoteconfig.Ref { return r.Earlier[:min(len(r.Earlier), 1)] }
 
 // Rejection is a configuration that is not tried again by itself.
 type Rejection struct {
@@ -72,6 +127,8 @@ type Record struct {
 	Earlier []remoteconfig.Ref `json:"earlier,omitempty"`
 	// Candidate is nil if none is in trial.
 	Candidate *Candidate `json:"candidate,omitempty"`
+	// Ladder is the zero value but after failed starts.
+	Ladder Ladder `json:"ladder,omitzero"`
 	// Rejected are the latest rejections, the latest first.
 	Rejected []Rejection `json:"rejected,omitempty"`
 	// Status is what the server was told last.
@@ -122,10 +179,12 @@ func (r Record) Serves() remoteconfig.Ref {
 	if r.Candidate != nil {
 		return r.Candidate.Ref
 	}
-	return r.LastKnownGood
+	_, ref := r.rung()
+	return ref
 }
 
 func (r *Record) promote() {
+	r.Ladder = Ladder{}
 	if r.Candidate.Ref.Digest != r.LastKnownGood.Digest {
 		r.Earlier = slices.DeleteFunc(r.Earlier, func(e remoteconfig.Ref) bool { return e.Digest == r.Candidate.Ref.Digest })
 		if !r.LastKnownGood.IsZero() {

@@ -300,8 +300,8 @@ func (m *Machine) checked(e Checked) {
 	default:
 		m.record.Candidate = &Candidate{Ref: e.Ref, Phase: PhaseTriggered}
 		m.baseline = map[string]bool{}
-		for component := range m.failed {
-			m.baseline[component] = true
+		for key := range m.failed {
+			m.baseline[key] = true
 		}
 		m.become(Applying, e.Ref, "")
 		m.persist(true)
@@ -393,9 +393,9 @@ func (m *Machine) becomeReady(e Ready) {
 
 // unhealthy returns why the candidate must be given up, if it must.
 func (m *Machine) unhealthy() (string, bool) {
-	for _, component := range slices.Sorted(maps.Keys(m.failed)) {
-		if !m.baseline[component] {
-			return component + ": " + m.failed[component], true
+	for _, key := range slices.Sorted(maps.Keys(m.failed)) {
+		if !m.baseline[key] {
+			return m.failed[key], true
 		}
 	}
 	return "", false
@@ -436,14 +436,14 @@ func (m *Machine) componentStatus(e ComponentStatus) {
 	}
 	switch e.State {
 	case ComponentPermanent, ComponentFatal:
-		m.failed[e.Component] = e.Err
+		m.failed[e.Key] = e.Component + ": " + e.Err
 		delete(m.busy, e.Component)
 	case ComponentStarting, ComponentStopping:
-		delete(m.failed, e.Component)
+		delete(m.failed, e.Key)
 		m.busy[e.Component] = true
 		m.touched = true
 	case ComponentRunning, ComponentStopped:
-		delete(m.failed, e.Component)
+		delete(m.failed, e.Key)
 		delete(m.busy, e.Component)
 	}
 	reason, bad := m.unhealthy()
@@ -552,6 +552,7 @@ func (m *Machine) persistFailed(e PersistFailed) {
 	m.record.Candidate = nil
 	text := m.rolledBack("saving the state of this rollout: " + e.Reason)
 	m.record.Status = Status{Hash: ref.Hash, State: StatusFailed, Message: text}
+	m.persist(false) // once it is possible, so that the next process knows too
 	m.do(Report{Status: m.record.Status})
 	if m.retrieving {
 		m.become(RollingBack, ref, text)

@@ -126,7 +126,7 @@ func (e *env) command(t *testing.T, d *datadriven.TestData) string {
 	case "not-ready":
 		e.step(rollout.NotReady{Generation: instance()})
 	case "component": // component exporter/x permanent, the error as input
-		e.step(rollout.ComponentStatus{Generation: instance(), Component: word(0), State: rollout.ComponentState(word(1)), Err: strings.TrimSpace(d.Input)})
+		e.step(rollout.ComponentStatus{Generation: instance(), Key: word(0), Component: word(0), State: rollout.ComponentState(word(1)), Err: strings.TrimSpace(d.Input)})
 	case "timer": // timer trial [late]
 		id := e.timers[rollout.Timer(word(0))]
 		if id == 0 {

@@ -90,16 +90,14 @@ func (d *Dir) Close() error {
 // probe proves that the folder can be written, so that a full disk or a wrong
 // owner shows at start and not at the first offer, and clears leftovers.
 func (d *Dir) probe() error {
-	leftovers, err := d.List(".")
-	if err != nil {
-		return err
-	}
-	for _, name := range leftovers {
-		if strings.HasSuffix(name, tempSuffix) {
-			if err := d.root.Remove(name); err != nil {
-				return fmt.Errorf("removing a leftover of an interrupted write: %w", err)
-			}
+	err := fs.WalkDir(d.root.FS(), ".", func(name string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() || !strings.HasSuffix(name, tempSuffix) {
+			return err
 		}
+		return d.root.Remove(name)
+	})
+	if err != nil {
+		return fmt.Errorf("removing the leftovers of interrupted writes: %w", err)
 	}
 	if err := d.Write("probe", []byte("the folder can be written\n")); err != nil {
 		return err

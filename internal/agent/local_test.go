@@ -1,0 +1,82 @@
+package agent
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.yaml.in/yaml/v3"
+)
+
+func TestLocalExtensions(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+		return path
+	}
+	a := write("a.yaml", "service: {extensions: [opamp, zpages]}")
+	b := write("b.yaml", "receivers: {}")
+	c := write("c.yaml", "service::extensions: [opamp, ' basicauth ']")
+	reference := write("d.yaml", "service: {extensions: '${env:X}'}")
+	for _, tt := range []struct {
+		name  string
+		args  []string
+		want  []string
+		known bool
+	}{
+		{"one file", []string{"--config=" + a, "--config=opamp:"}, []string{"opamp", "zpages"}, true},
+		{"a layer without a list changes nothing", []string{"--config", a, "--config", "file:" + b}, []string{"opamp", "zpages"}, true},
+		{"the last list wins", []string{"--config=" + a, "--config=" + c}, []string{"opamp", "basicauth"}, true},
+		{"inline", []string{"--config=yaml:service::extensions: [x]"}, []string{"x"}, true},
+		{"a layer from elsewhere", []string{"--config=" + a, "--config=https://x"}, []string{"opamp", "zpages"}, false},
+		{"a list from elsewhere", []string{"--config=" + reference}, nil, false},
+		{"a file that is not there", []string{"--config=" + dir + "/none"}, nil, false},
+		{"no layer", []string{"--config=opamp:"}, nil, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			got, known := localExtensions(tt.args)
+			assert.Equal(t, tt.want, got)
+			assert.Equal(t, tt.known, known)
+		})
+	}
+}
+
+// TestRemoteConfigurationCannotRemoveTheAgent lists the forms in which it was
+// tried.
+func TestRemoteConfigurationCannotRemoveTheAgent(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ remote, want, wantErr string }{
+		{remote: "service: {extensions: [zpages]}", want: "service: {extensions: [zpages, opamp, auth]}"},
+		{remote: "service: {extensions: []}", want: "service: {extensions: [opamp, auth]}"},
+		{remote: "service: {extensions: }", want: "service: {extensions: [opamp, auth]}"},
+		{remote: "service::extensions: [zpages]", want: "service: {extensions: [zpages, opamp, auth]}"},
+		{remote: "service: {extensions: [' auth ']}", want: "service: {extensions: [' auth ', opamp]}"},
+		{remote: "receivers: {a: }", want: "receivers: {a: }"},
+		{remote: "service: ", wantErr: `"service" must be a map`},
+		{remote: "service: ${env:X}", wantErr: `"service" must be a map`},
+		{remote: "extensions: null", wantErr: `"extensions" must be a map`},
+		{remote: "service: {extensions: '${env:X}'}", wantErr: `"service::extensions" must be a list`},
+		{remote: "extensions: {opamp: {server: {ws: {endpoint: x}}}}", wantErr: `"extensions::opamp" is managed locally`},
+		{remote: "extensions::opamp::server::ws::endpoint: x", wantErr: `"extensions::opamp" is managed locally`},
+		{remote: "receivers: {a: {b: ['x${opamp:y}']}}", wantErr: `"receivers::a::b" refers to ${opamp:…}`},
+	} {
+		t.Run(tt.remote, func(t *testing.T) {
+			t.Parallel()
+			var remote, want map[string]any
+			require.NoError(t, yaml.Unmarshal([]byte(tt.remote), &remote))
+			got, err := acceptable(remote, ownID(""))
+			if tt.wantErr != "" {
+				require.ErrorContains(t, err, tt.wantErr)
+				return
+			}
+			require.NoError(t, err)
+			require.NoError(t, yaml.Unmarshal([]byte(tt.want), &want))
+			assert.Equal(t, want, keepExtensions(got, []string{"opamp", "auth"}))
+		})
+	}
+}
