@@ -5,6 +5,7 @@ package scrub
 import (
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 )
@@ -47,8 +48,13 @@ func New(environ []string, texts ...[]byte) *Scrubber {
 	var secrets []variable
 	for _, entry := range environ {
 		name, value, _ := strings.Cut(entry, "=")
-		if len(value) >= minSecret && (referred[name] || secretName.MatchString(name)) {
-			secrets = append(secrets, variable{name, value})
+		if !referred[name] && !secretName.MatchString(name) {
+			continue
+		}
+		for _, form := range forms(value) {
+			if len(form) >= minSecret {
+				secrets = append(secrets, variable{name, form})
+			}
 		}
 	}
 	// Longer values first: one may contain another.
@@ -58,6 +64,27 @@ func New(environ []string, texts ...[]byte) *Scrubber {
 		pairs = append(pairs, s.value, "${env:"+s.name+"}")
 	}
 	return &Scrubber{replacer: strings.NewReplacer(pairs...)}
+}
+
+// forms returns the value and what it looks like in errors: quoted, quoted
+// again, and line by line.
+func forms(value string) []string {
+	quote := func(s string) string {
+		quoted := strconv.Quote(s)
+		return quoted[1 : len(quoted)-1]
+	}
+	out := []string{value}
+	if once := quote(value); once != value {
+		out = append(out, once, quote(once))
+	}
+	if strings.Contains(value, "\n") {
+		for line := range strings.SplitSeq(value, "\n") {
+			if line = strings.TrimSpace(line); line != "" {
+				out = append(out, forms(line)...)
+			}
+		}
+	}
+	return out
 }
 
 // Text returns s without the secrets and without the userinfo of URLs, as

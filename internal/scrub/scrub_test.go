@@ -1,6 +1,7 @@
 package scrub_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -17,6 +18,11 @@ func TestText(t *testing.T) {
 	assert.Equal(t, "key ${env:API_KEY}, password ${env:DB_PASSWORD}, abc, /root, ${env:REGION}",
 		s.Text("key hunter2hunter2, password hunter2, abc, /root, europe"))
 	assert.Equal(t, `dial "https://[REDACTED]@host/x": no`, s.Text(`dial "https://user:pw@host/x": no`))
+	odd := scrub.New([]string{"API_KEY=canary-\"47\\do\nsecond line"})
+	for _, text := range []string{"x canary-\"47\\do\nsecond line x", fmt.Sprintf("%q", "canary-\"47\\do\nsecond line"), fmt.Sprintf("%q", fmt.Sprintf("%q", "canary-\"47\\do")), "only the second line"} {
+		assert.NotContains(t, odd.Text(text), "canary")
+		assert.NotContains(t, odd.Text(text), "second")
+	}
 	assert.Equal(t, "a�b", s.Text("a\xffb"))
 	long := s.Text(strings.Repeat("é", 5000))
 	assert.LessOrEqual(t, len(long), scrub.MaxText)
