@@ -1,0 +1,693 @@
+//go:build unix
+
+package e2e_test
+
+import (
+	"bytes"
+	"context"
+	"debug/buildinfo"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/open-telemetry/opamp-go/protobufs"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/otelcol-opamp/otelcol-opamp/testbed/load"
+	"github.com/otelcol-opamp/otelcol-opamp/testbed/opampserver"
+	"github.com/otelcol-opamp/otelcol-opamp/testbed/otelcol"
+	"github.com/otelcol-opamp/otelcol-opamp/testbed/sink"
+)
+
+const (
+	binaryVariable = "OTELCOL_OPAMP_BINARY"
+	defaultBinary  = "../../bin/otelcol-opamp-testbed"
+
+	// patience bounds every wait for something that must happen. It is long
+	// because a binary with the race detector on a busy machine is slow.
+	patience = time.Minute
+	// quiet is how long something that must not happen is watched for. What is
+	// watched for would begin at once.
+	quiet = time.Second
+	// shutdownPatience is below any time after which a service manager kills.
+	shutdownPatience = 30 * time.Second
+
+	loadRate = 200 // requests per second
+	// enough is a number of requests that spans several batches.
+	enough = 100
+
+	// markKey is the attribute by which the sink tells configurations apart.
+	markKey = "e2e.config"
+
+	// trialPeriod is long enough for load to pass during a trial.
+	trialPeriod = 300 * time.Millisecond
+)
+
+const (
+	applying = protobufs.RemoteConfigStatuses_RemoteConfigStatuses_APPLYING
+	applied  = protobufs.RemoteConfigStatuses_RemoteConfigStatuses_APPLIED
+	failed   = protobufs.RemoteConfigStatuses_RemoteConfigStatuses_FAILED
+)
+
+// raceExitCode is that of a process that had a data race, unless it failed.
+const raceExitCode = 66
+
+// Lines of the Collector's log.
+const (
+	logReload        = "Config updated, restart service"
+	logPartialReload = "Partial receiver reload completed"
+	logFaultExporter = "Discarded data" // at its Shutdown
+	logDataRace      = "DATA RACE"
+	logPanic         = "panic:"
+	logFatalError    = "fatal error:" // of the Go runtime
+)
+
+// binary returns the path of the executable under test.
+var binary = sync.OnceValues(func() (string, error) {
+	path := os.Getenv(binaryVariable)
+	if path == "" {
+		path = defaultBinary
+	}
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return "", fmt.Errorf("locating the binary under test: %w", err)
+	}
+	if _, err := os.Stat(path); err != nil {
+		return "", fmt.Errorf("locating the binary under test (run `make bin/otelcol-opamp-testbed`, or set %s): %w", binaryVariable, err)
+	}
+	return path, nil
+})
+
+// slow reports whether the binary has the race detector: it is ten times slower
+// then, and needs more memory.
+var slow = sync.OnceValue(func() bool {
+	path, err := binary()
+	if err != nil {
+		return false // whoever needs the binary will say so
+	}
+	info, err := buildinfo.ReadFile(path)
+	if err != nil {
+		return false // not a reason to fail: only bounds depend on it
+	}
+	return slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
+})
+
+// patiently returns a context for waits.
+func patiently(t *testing.T) context.Context { return bounded(t, patience) }
+
+func bounded(t *testing.T, d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// eventually polls a condition that nothing announces.
+func eventually(t *testing.T, condition func() bool, message string) {
+	t.Helper()
+	require.Eventually(t, condition, patience, 10*time.Millisecond, message)
+}
+
+// options say how a world differs from the usual one.
+type options struct {
+	// transport is WebSocket if empty.
+	transport opampserver.Transport
+	// tls makes the server speak TLS, with a certificate that only its own CA
+	// vouches for.
+	tls bool
+	// noServer means that the test starts the server itself, with
+	// world.startServer.
+	noServer bool
+	// rollout is merged over the short times below, as a YAML flow map.
+	rollout string
+}
+
+// longTrial is a setting for options.rollout with time to do something during the
+// trial.
+func longTrial() string {
+	period := 3 * time.Second
+	if slow() {
+		period *= 3
+	}
+	return fmt.Sprintf("{trial_period: %s}", period)
+}
+
+// world is what surrounds one Collector: the server that manages it, the sink
+// behind it and the folder it lives in.
+type world struct {
+	t        *testing.T
+	options  options
+	server   *opampserver.Server // nil until started
+	settings opampserver.Settings
+	sink     *sink.Sink
+	dir      string
+	state    string // the state_dir parameter
+	receiver string // address of the OTLP receiver
+	endpoint string // of the OpAMP server
+	caFile   string // empty without TLS
+	// secrets must not occur in any log.
+	secrets []string
+}
+
+func newWorld(t *testing.T, o options) *world {
+	w := &world{t: t, options: o, dir: t.TempDir()}
+	w.state = filepath.Join(w.dir, "state")
+	w.receiver = freeAddr(t)
+	scheme := "ws"
+	if o.transport == opampserver.HTTP {
+		scheme = "http"
+	}
+	if o.tls {
+		scheme += "s"
+		w.settings.TLS, w.caFile = selfSigned(t, w.dir)
+	}
+	var err error
+	w.sink, err = sink.Start(sink.Settings{})
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, w.sink.Stop(cleanupContext(t))) })
+	if o.noServer {
+		w.settings.Addr = freeAddr(t)
+	} else {
+		w.startServer()
+		w.settings.Addr = w.server.Addr() // also when it is started again
+	}
+	w.endpoint = scheme + "://" + w.settings.Addr + "/v1/opamp"
+	t.Cleanup(func() {
+		if w.server == nil {
+			return
+		}
+		if t.Failed() {
+			t.Logf("the last messages of the OpAMP server:\n%s", w.server.Timeline("", 80))
+		}
+		assert.NoError(t, w.server.Stop(cleanupContext(t)))
+	})
+	return w
+}
+
+// cleanupContext is for the time after the test's own context has ended.
+func cleanupContext(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownPatience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func freeAddr(t *testing.T) string {
+	addr, err := otelcol.FreeAddr()
+	require.NoError(t, err)
+	return addr
+}
+
+// startServer starts the OpAMP server, or starts it again after stopServer.
+func (w *world) startServer() {
+	w.t.Helper()
+	server, err := opampserver.Start(w.settings)
+	require.NoError(w.t, err)
+	w.server = server
+}
+
+func (w *world) stopServer() {
+	w.t.Helper()
+	require.NoError(w.t, w.server.Stop(patiently(w.t)))
+}
+
+// extension is the configuration of the opamp extension.
+func (w *world) extension() string {
+	transport, more := "ws", ""
+	if w.options.transport == opampserver.HTTP {
+		transport, more = "http", ", polling_interval: 100ms"
+	}
+	if w.caFile != "" {
+		more += fmt.Sprintf(", tls: {ca_file: %q}", w.caFile)
+	}
+	return fmt.Sprintf(`
+extensions:
+  opamp:
+    server: {%s: {endpoint: %q%s}}
+    rollout: {preflight_timeout: 60s, drain_timeout: 60s, apply_timeout: 60s, trial_period: %s}
+service:
+  extensions: [opamp]
+  telemetry: {metrics: {level: none}}
+`, transport, w.endpoint, more, trialPeriod)
+}
+
+// pipeline is a configuration that takes traces from the load to the sink.
+func (w *world) pipeline() string {
+	return fmt.Sprintf(`
+receivers:
+  otlp: {protocols: {grpc: {endpoint: %q}}}
+processors:
+  batch: {timeout: 50ms}
+exporters:
+  otlp_grpc: {endpoint: %q, tls: {insecure: true}}
+service:
+  pipelines:
+    traces: {receivers: [otlp], processors: [batch], exporters: [otlp_grpc]}
+`, w.receiver, w.sink.Endpoint())
+}
+
+// marking is a configuration that marks every span that passes with a value.
+func marking(value string) string {
+	return fmt.Sprintf(`
+processors:
+  attributes/e2e: {actions: [{key: %s, value: %q, action: upsert}]}
+service: {pipelines: {traces: {processors: [attributes/e2e, batch]}}}
+`, markKey, value)
+}
+
+// layer writes a file and returns the argument that makes it a layer of the
+// local configuration.
+func (w *world) layer(name, yaml string) string {
+	w.t.Helper()
+	path := filepath.Join(w.dir, name)
+	require.NoError(w.t, os.WriteFile(path, []byte(yaml), 0o600))
+	return "--config=" + path
+}
+
+// remote is the argument that lets the server configure the Collector.
+func (w *world) remote() string { return "--config=opamp:?state_dir=" + w.state }
+
+// args are the arguments of the usual Collector: local layers, those of the test
+// among them, and the remote one.
+func (w *world) args(layers ...string) []string {
+	args := []string{w.layer("extension.yaml", w.extension()), w.layer("pipeline.yaml", w.pipeline())}
+	if w.options.rollout != "" {
+		args = append(args, w.layer("rollout.yaml", "extensions: {opamp: {rollout: "+w.options.rollout+"}}"))
+	}
+	return append(append(args, layers...), w.remote())
+}
+
+// collector is a process under test.
+type collector struct {
+	*otelcol.Process
+	w       *world
+	started time.Time
+	ended   bool
+}
+
+// start runs a Collector. It is stopped at the end of the test, if the test does
+// not do it: see stop for what must be true then.
+func (w *world) start(args []string, env ...string) *collector {
+	w.t.Helper()
+	path, err := binary()
+	require.NoError(w.t, err)
+	c := &collector{w: w, started: time.Now()}
+	c.Process, err = otelcol.Start(otelcol.Settings{Binary: path, Args: args, Env: env})
+	require.NoError(w.t, err)
+	w.t.Cleanup(func() {
+		c.stop()
+		if w.t.Failed() {
+			w.t.Logf("the log of process %d:\n%s", c.PID(), c.tail())
+		}
+	})
+	return c
+}
+
+// resource is what the Collector repeats in every line of its log.
+var resource = regexp.MustCompile(`"resource": \{[^}]*\}(, )?`)
+
+// tail is the end of the log, as far as it is readable.
+func (c *collector) tail() string {
+	const most = 64 << 10
+	log := resource.ReplaceAllString(c.Log(), "")
+	if len(log) > most {
+		log = "…" + log[len(log)-most:]
+	}
+	return log
+}
+
+// stop ends the process as a service manager does, and checks that it ends in
+// order, leaves nothing behind and has not logged what must never be logged.
+func (c *collector) stop() {
+	c.w.t.Helper()
+	if c.ended {
+		return
+	}
+	c.ended = true
+	select {
+	case <-c.Exited():
+		assert.Fail(c.w.t, "the process ended by itself")
+	default:
+	}
+	require.NoError(c.w.t, c.Stop(cleanupContext(c.w.t)))
+	code, err := c.Wait(cleanupContext(c.w.t))
+	require.NoError(c.w.t, err)
+	if !slow() || code != raceExitCode { // races are read from the log
+		assert.Zero(c.w.t, code, "exit code after SIGTERM")
+	}
+	c.checkRemains()
+}
+
+// kill ends the process without giving it a chance, and checks what that leaves.
+func (c *collector) kill() {
+	c.w.t.Helper()
+	c.ended = true
+	require.NoError(c.w.t, c.Kill())
+	_, err := c.Wait(patiently(c.w.t))
+	require.NoError(c.w.t, err)
+	c.checkRemains()
+}
+
+// checkRemains checks what an ended process has left.
+func (c *collector) checkRemains() {
+	c.w.t.Helper()
+	// What the kernel was told to end with the process may take a moment.
+	var left []int
+	gone := func() bool {
+		var err error
+		left, err = c.Leftovers()
+		return errors.Is(err, errors.ErrUnsupported) || err == nil && len(left) == 0
+	}
+	if !assert.Eventually(c.w.t, gone, quiet, 10*time.Millisecond) {
+		assert.Empty(c.w.t, left, "processes that outlived the Collector")
+		require.NoError(c.w.t, c.KillAll())
+	}
+	for _, report := range races(c.Lines()) {
+		assert.Fail(c.w.t, "data race", report)
+	}
+	for _, line := range c.Lines() {
+		for _, bad := range []string{logPanic, logFatalError} {
+			assert.Falsef(c.w.t, strings.HasPrefix(line.Text, bad), "the log contains %q", line.Text)
+		}
+		for _, secret := range c.w.secrets {
+			assert.NotContains(c.w.t, line.Text, secret, "a secret in the log")
+		}
+	}
+}
+
+// races returns the reports of the race detector.
+func races(lines []otelcol.Line) []string {
+	const (
+		fence = "=================="
+		// The Collector sets the logger of gRPC anew with each service it starts,
+		// without regard to connections of the former one that are still ending.
+		// That is a race of its own, with or without this project.
+		known = "google.golang.org/grpc/grpclog.SetLoggerV2()"
+	)
+	var reports []string
+	var report []string // nil outside of one
+	for _, line := range lines {
+		switch {
+		case strings.Contains(line.Text, logDataRace):
+			report = []string{line.Text}
+		case report != nil && line.Text == fence:
+			if text := strings.Join(report, "\n"); !strings.Contains(text, known) {
+				reports = append(reports, text)
+			}
+			report = nil
+		case report != nil:
+			report = append(report, line.Text)
+		}
+	}
+	if report != nil { // the process ended before the report did
+		reports = append(reports, strings.Join(report, "\n"))
+	}
+	return reports
+}
+
+// requireAlive checks that the process has not ended.
+func (c *collector) requireAlive() {
+	c.w.t.Helper()
+	select {
+	case <-c.Exited():
+		require.Fail(c.w.t, "the process ended", c.tail())
+	default:
+	}
+}
+
+// requireNoChildren waits until the process has no child left, not even one that
+// it failed to reap.
+func (c *collector) requireNoChildren() {
+	c.w.t.Helper()
+	var children []int
+	eventually(c.w.t, func() bool {
+		var err error
+		children, err = c.Children()
+		return errors.Is(err, errors.ErrUnsupported) || err == nil && len(children) == 0
+	}, "children must end, and be reaped")
+}
+
+// usage is what a process holds.
+type usage struct {
+	descriptors, threads int
+	memory               int64 // resident, in bytes
+}
+
+// usage reads what the process holds. It skips the test where that cannot be read.
+func (c *collector) usage() usage {
+	c.w.t.Helper()
+	descriptors, err := c.FDs()
+	if errors.Is(err, errors.ErrUnsupported) {
+		c.w.t.Skip("the descriptors of a process cannot be counted on this system")
+	}
+	require.NoError(c.w.t, err)
+	threads, err := c.Threads()
+	require.NoError(c.w.t, err)
+	memory, err := c.RSS()
+	require.NoError(c.w.t, err)
+	return usage{descriptors, threads, memory}
+}
+
+// count returns how many lines of the log contain the text.
+func (c *collector) count(text string) int {
+	n := 0
+	for _, line := range c.Lines() {
+		if strings.Contains(line.Text, text) {
+			n++
+		}
+	}
+	return n
+}
+
+// managed waits until the Collector runs and has reported what it runs and that
+// it is well.
+func (w *world) managed() opampserver.Agent {
+	w.t.Helper()
+	agent, err := w.server.WaitFor(patiently(w.t), "", func(a opampserver.Agent) bool {
+		return a.Connected && a.Identifying != nil && a.Health.GetHealthy() && a.EffectiveConfig != nil
+	})
+	require.NoError(w.t, err)
+	return agent
+}
+
+// offer offers a configuration to every agent and returns its hash.
+func (w *world) offer(yaml string) []byte { return w.server.Offer("", opampserver.YAML(yaml)) }
+
+// await waits for the verdict on a configuration, which must be the given one, and
+// returns what the server then knows.
+func (w *world) await(agent opampserver.Agent, hash []byte, verdict protobufs.RemoteConfigStatuses) opampserver.Agent {
+	w.t.Helper()
+	a, err := w.server.WaitFor(patiently(w.t), agent.UID, func(a opampserver.Agent) bool {
+		s := a.RemoteConfigStatus
+		return bytes.Equal(s.Hash, hash) && (s.Status == applied || s.Status == failed)
+	})
+	require.NoError(w.t, err)
+	require.Equal(w.t, verdict, a.RemoteConfigStatus.Status, a.RemoteConfigStatus.ErrorMessage)
+	return a
+}
+
+// apply offers a configuration and waits until it is applied.
+func (w *world) apply(agent opampserver.Agent, yaml string) []byte {
+	w.t.Helper()
+	hash := w.offer(yaml)
+	w.await(agent, hash, applied)
+	return hash
+}
+
+// awaitEffective waits until the configuration that the agent reports to run
+// contains a text.
+func (w *world) awaitEffective(agent opampserver.Agent, text string) {
+	w.t.Helper()
+	_, err := w.server.WaitFor(patiently(w.t), agent.UID, func(a opampserver.Agent) bool {
+		return strings.Contains(a.EffectiveConfig[""], text)
+	})
+	require.NoErrorf(w.t, err, "the effective configuration must contain %q", text)
+}
+
+// status is a status of a remote configuration, as reported in a message.
+type status struct {
+	hash    string
+	state   protobufs.RemoteConfigStatuses
+	message string
+}
+
+// statuses are the changes of status that were reported from a message on:
+// repetitions, which the protocol allows, are left out.
+func (w *world) statuses(from int) []status {
+	var all []status
+	for _, m := range w.server.MessagesFrom(from) {
+		r := m.Received.GetRemoteConfigStatus()
+		if r == nil {
+			continue
+		}
+		s := status{hex.EncodeToString(r.GetLastRemoteConfigHash()), r.GetStatus(), r.GetErrorMessage()}
+		if len(all) == 0 || all[len(all)-1] != s {
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
+// states are the states of one configuration, in the order of their reports.
+func (w *world) states(from int, hash []byte) []protobufs.RemoteConfigStatuses {
+	var states []protobufs.RemoteConfigStatuses
+	for _, s := range w.statuses(from) {
+		if s.hash == hex.EncodeToString(hash) {
+			states = append(states, s.state)
+		}
+	}
+	return states
+}
+
+// requireVerdict checks how the states of a configuration were reported from a
+// message on: as being applied, and then as the verdict says. A refusal may come
+// so fast that both make one message.
+func (w *world) requireVerdict(from int, hash []byte, verdict protobufs.RemoteConfigStatuses) {
+	w.t.Helper()
+	states := w.states(from, hash)
+	if verdict == failed && slices.Equal(states, []protobufs.RemoteConfigStatuses{failed}) {
+		return
+	}
+	require.Equal(w.t, []protobufs.RemoteConfigStatuses{applying, verdict}, states)
+}
+
+// requireSilence checks that no message from an index on matches, for a while.
+func (w *world) requireSilence(from int, what string, match func(opampserver.Message) bool) {
+	w.t.Helper()
+	m, err := w.server.WaitMessage(bounded(w.t, quiet), from, match)
+	if err == nil {
+		require.Failf(w.t, "message that must not come", "%s: %s", what, m.Summary())
+	}
+	require.ErrorIs(w.t, err, context.DeadlineExceeded)
+}
+
+func reportsStatus(m opampserver.Message) bool { return m.Received.GetRemoteConfigStatus() != nil }
+
+// requireOneSession checks that the server has seen one agent on one connection,
+// whose messages are one sequence without a gap.
+func (w *world) requireOneSession() {
+	w.t.Helper()
+	require.Len(w.t, w.server.Agents(), 1, "agents that the server knows")
+	if w.options.transport == opampserver.HTTP {
+		require.Equal(w.t, 1, w.server.HTTPConnections(), "TCP connections of HTTP requests")
+	} else {
+		require.Equal(w.t, 1, w.server.Connections(), "WebSocket connections")
+	}
+	next := uint64(0)
+	for _, m := range w.server.Messages() {
+		if m.Received == nil {
+			continue
+		}
+		require.Equal(w.t, next, m.Received.GetSequenceNum(), "sequence number of message %d", m.Index)
+		next++
+	}
+}
+
+// seen waits until a span with the mark arrives at the sink.
+func (w *world) seen(value string) {
+	w.t.Helper()
+	_, err := w.sink.WaitAttribute(patiently(w.t), markKey, value)
+	require.NoErrorf(w.t, err, "no span was marked %q", value)
+}
+
+// seenFromNow is seen for a mark that was seen before.
+func (w *world) seenFromNow(value string) {
+	w.t.Helper()
+	_, err := w.sink.WaitAttributeAfter(patiently(w.t), markKey, value, time.Now())
+	require.NoErrorf(w.t, err, "no span was marked %q", value)
+}
+
+// wasSeen reports whether a span with the mark has arrived.
+func (w *world) wasSeen(value string) bool {
+	ended, cancel := context.WithCancel(context.Background())
+	cancel() // it has arrived, or the wait ends at once
+	_, err := w.sink.WaitAttribute(ended, markKey, value)
+	return err == nil
+}
+
+// traffic is a steady load.
+type traffic struct {
+	*load.Generator
+	w *world
+}
+
+// load sends to an address until the end of the test.
+func (w *world) load(addr string) *traffic {
+	w.t.Helper()
+	g, err := load.Start(load.Settings{Endpoint: addr, Rate: loadRate})
+	require.NoError(w.t, err)
+	w.t.Cleanup(func() { g.Stop(cleanupContext(w.t)) })
+	return &traffic{g, w}
+}
+
+// flows waits until more requests were accepted.
+func (l *traffic) flows() {
+	l.w.t.Helper()
+	require.NoError(l.w.t, l.WaitAccepted(patiently(l.w.t), enough))
+}
+
+// requireNothingLost ends the load and checks that whatever was accepted has
+// arrived, once. Refused requests are only told of.
+func (l *traffic) requireNothingLost() load.Result {
+	l.w.t.Helper()
+	result := l.Stop(patiently(l.w.t))
+	if err := l.w.sink.WaitSpans(patiently(l.w.t), result.Run, result.Accepted); err != nil {
+		require.Emptyf(l.w.t, l.w.sink.Missing(result.Run, result.Accepted), "accepted spans that never arrived: %v", err)
+	}
+	assert.Zero(l.w.t, l.w.sink.Duplicates(result.Run), "spans that arrived twice")
+	l.w.t.Logf("load: %d requests, %d accepted, %d refused, longest gap %s",
+		result.Sent, len(result.Accepted), len(result.Refused), result.LongestGap)
+	for _, r := range result.Refused[:min(3, len(result.Refused))] {
+		l.w.t.Logf("load: refused after %s: %v", r.Time.Sub(result.Started), r.Err)
+	}
+	return result
+}
+
+// file is the state of one file of a folder.
+type file struct {
+	mode    os.FileMode
+	changed time.Time
+	content string
+}
+
+// files returns everything below a folder by path.
+func files(t *testing.T, dir string) map[string]file {
+	t.Helper()
+	found := map[string]file{}
+	require.NoError(t, filepath.Walk(dir, func(path string, info os.FileInfo, err error) error {
+		if err != nil {
+			return err
+		}
+		f := file{mode: info.Mode(), changed: info.ModTime()}
+		if info.Mode().IsRegular() {
+			content, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			f.content = string(content)
+		}
+		found[path] = f
+		return nil
+	}))
+	return found
+}
+
+// accepts reports whether the agent has announced a capability.
+func accepts(a opampserver.Agent, c protobufs.AgentCapabilities) bool { return a.Capabilities&c != 0 }
+
+// named are the files of an offer.
+func named(files map[string]string) opampserver.Offer {
+	o := opampserver.Offer{Files: map[string]opampserver.File{}}
+	for name, body := range files {
+		o.Files[name] = opampserver.File{Body: []byte(body), ContentType: "text/yaml"}
+	}
+	return o
+}
