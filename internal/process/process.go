@@ -53,16 +53,16 @@ func CallerPurpose() Purpose {
 		underLibrary = underLibrary || strings.HasPrefix(frame.Function, library)
 		if !more {
 			if underLibrary {
-				return purposeOf(os.Args[1:])
+				return PurposeOf(os.Args[1:])
 			}
 			return PurposeOther
 		}
 	}
 }
 
-// purposeOf tells the purpose from the arguments, for a library whose functions
-// have other names than the ones known here.
-func purposeOf(args []string) Purpose {
+// PurposeOf tells the purpose from the arguments of a process, for a library
+// whose functions have other names than the ones known here.
+func PurposeOf(args []string) Purpose {
 	for i, arg := range args {
 		if strings.HasPrefix(arg, "-") || (i > 0 && (args[i-1] == "--config" || args[i-1] == "--set" || args[i-1] == "--feature-gates")) {
 			continue

@@ -25,6 +25,9 @@ type Inherited struct {
 	Reason string `json:"reason"`
 	// At is when.
 	At time.Time `json:"at"`
+	// Args are the arguments with which the process was started by somebody
+	// else; nil if they are its own.
+	Args []string `json:"args,omitempty"`
 	// Files are descriptors that were kept open, by name.
 	Files map[string]uintptr `json:"files,omitempty"`
 }
@@ -34,6 +37,8 @@ type Successor struct {
 	// Args are the arguments without the program's name; the process's own if
 	// nil.
 	Args []string
+	// Original are the arguments that Args replace, to be handed over.
+	Original []string
 	// Reason is handed over.
 	Reason string
 	// Keep are files to be kept open, by name. They stay the caller's if Reexec
@@ -70,7 +75,7 @@ func (i Inherited) File(name string) *os.File {
 
 // environment returns the environment of the successor.
 func (s Successor) environment() ([]string, error) {
-	i := Inherited{PID: os.Getpid(), Reason: s.Reason, At: time.Now(), Files: map[string]uintptr{}}
+	i := Inherited{PID: os.Getpid(), Reason: s.Reason, At: time.Now(), Args: s.Original, Files: map[string]uintptr{}}
 	for name, f := range s.Keep {
 		i.Files[name] = f.Fd()
 	}

@@ -1,0 +1,53 @@
+package process_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/otelcol-opamp/otelcol-opamp/internal/process"
+)
+
+func TestPanickingSaysWhere(t *testing.T) {
+	t.Parallel()
+	_, panicking := process.Panicking()
+	assert.False(t, panicking)
+	var where string
+	func() {
+		defer func() { _ = recover() }()
+		defer func() { where, panicking = process.Panicking() }()
+		fail()
+	}()
+	assert.True(t, panicking)
+	assert.True(t, strings.HasPrefix(where, "github.com/otelcol-opamp/otelcol-opamp/internal/process_test.fail < "), where)
+}
+
+//go:noinline
+func fail() { panic("boom") }
+
+func TestCrash(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct{ text, want string }{
+		"none":   {"", ""},
+		"panic":  {"panic: boom\n\ngoroutine 7 [running]:\nexample.com/x/receiver.(*r).loop(0xc000)\n\t/x/r.go:3 +0x1\nexample.com/x/receiver.start(...)\n\t/x/r.go:9 +0x2\ncreated by example.com/x/receiver.New in goroutine 1\n\t/x/r.go:1\n\ngoroutine 1 [select]:\nmain.main()\n", "panic: boom in example.com/x/receiver.(*r).loop < example.com/x/receiver.start"},
+		"fault":  {"SIGSEGV: segmentation violation\nPC=0x1 m=0\n\ngoroutine 7 [running]:\nruntime.throw({0x1, 0x2})\n\t/go/p.go:1\nexample.com/x.f()\n\t/x/r.go:3\n", "SIGSEGV: segmentation violation in example.com/x.f"},
+		"signal": {"[signal SIGSEGV: segmentation violation code=0x2 addr=0x7f pc=0x1]\n\ngoroutine 36 gp=0x2 m=5 mp=0x2 [running]:\nruntime.throw({0x1?, 0x0?})\n\truntime/panic.go:1229 +0x48 fp=0x2\nexample.com/x.f(0x1)\n\t/x/r.go:3\n", "[signal SIGSEGV: segmentation violation code=0x2 addr=0x7f pc=0x1] in example.com/x.f"},
+		"memory": {"fatal error: runtime: out of memory\n\ngoroutine 1 [running]:\nruntime.mallocgc()\n\t/go/m.go:1\n", "fatal error: runtime: out of memory"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			path := filepath.Join(t.TempDir(), "crash")
+			require.NoError(t, os.WriteFile(path, []byte(tt.text), 0o600))
+			got, err := process.Crash(path)
+			require.NoError(t, err)
+			assert.Equal(t, tt.want, got)
+		})
+	}
+	got, err := process.Crash(filepath.Join(t.TempDir(), "none"))
+	require.NoError(t, err)
+	assert.Empty(t, got)
+}

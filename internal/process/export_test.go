@@ -1,4 +1,0 @@
-package process
-
-// PurposeOf tells the purpose from the arguments.
-var PurposeOf = purposeOf
