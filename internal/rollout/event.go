@@ -101,9 +101,16 @@ type Evidence struct {
 // HostEnded means that the host's Run has returned or panicked and nobody had
 // asked the process to end.
 type HostEnded struct {
-	// Reason says what is known of it; empty if nothing is.
+	// Reason says what is known of it.
 	Reason string
+	// LocalBroken means that not even the local layers can be read: no rung but
+	// safe mode can do without them.
+	LocalBroken bool
 }
+
+// Repaired means that a process in safe mode found that what is local has
+// changed and is valid again.
+type Repaired struct{}
 
 // Stopping means that the process was asked to end and will do so in order.
 type Stopping struct{}
@@ -120,4 +127,5 @@ func (TimerFired) event()      {}
 func (PersistFailed) event()   {}
 func (Stopping) event()        {}
 func (Evidence) event()        {}
+func (Repaired) event()        {}
 func (HostEnded) event()       {}

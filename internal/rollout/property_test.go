@@ -3,6 +3,7 @@ package rollout_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -36,6 +37,8 @@ type world struct {
 	// newest is the newest offer.
 	newest remoteconfig.Ref
 	told   rollout.Status
+	// safe: the next process is to run nothing but the agent.
+	safe bool
 	// crashAfter is the number of effects until the process dies; -1 never.
 	crashAfter int
 }
@@ -89,7 +92,8 @@ func (w *world) perform(effect rollout.Effect) {
 	case rollout.Trigger:
 		w.reload = true
 	case rollout.Serve:
-		if c := w.disk.Candidate; e.Ref.Digest != w.disk.LastKnownGood.Digest && (c == nil || e.Ref.Digest != c.Ref.Digest) {
+		lower := e.Ref.IsZero() || slices.ContainsFunc(w.disk.Earlier, func(r remoteconfig.Ref) bool { return r.Digest == e.Ref.Digest })
+		if c := w.disk.Candidate; !lower && e.Ref.Digest != w.disk.LastKnownGood.Digest && (c == nil || e.Ref.Digest != c.Ref.Digest) {
 			w.fail("invariants 4 and 6: %v is served and not on disk", e.Ref)
 		}
 		if w.answer != nil && !w.diskBad {
@@ -104,6 +108,7 @@ func (w *world) perform(effect rollout.Effect) {
 	case rollout.StartTimer:
 		w.timers[e.ID] = e.Timer
 	case rollout.Restart:
+		w.safe = e.SafeMode
 		panic(crash{})
 	case rollout.Moved:
 	}
@@ -115,7 +120,9 @@ func (w *world) boot() {
 	w.checks, w.reload, w.up, w.told = nil, false, 0, rollout.Status{}
 	w.given = map[uint64]remoteconfig.Ref{}
 	w.trace = append(w.trace, fmt.Sprintf("boot from %+v", w.disk))
-	w.do(rollout.Booted{Record: w.disk})
+	safe := w.safe
+	w.safe = false
+	w.do(rollout.Booted{Record: w.disk, BootID: "boot", SafeMode: safe})
 	w.retrieve(false)
 }
 
@@ -254,7 +261,7 @@ func alive(f func()) (survived bool) {
 // offer was not lost.
 func (w *world) settle() {
 	w.diskBad, w.crashAfter = false, -1
-	for range 50 {
+	round := func() {
 		w.answerCheck(false)
 		if w.reload {
 			w.do(rollout.NotReady{Generation: w.m.Instance()})
@@ -264,6 +271,14 @@ func (w *world) settle() {
 			w.do(rollout.Ready{Generation: w.up})
 		}
 		w.fire(rollout.TrialTimer)
+		w.fire(rollout.StableTimer)
+	}
+	for range 50 {
+		if !alive(round) {
+			// The process is replaced, to leave safe mode for example.
+			w.startUp()
+			w.do(rollout.Offered{Ref: w.newest, Context: "c"})
+		}
 	}
 	if w.m.State() != rollout.Idle {
 		w.fail("the machine never comes to rest: %s", w.m.State())
@@ -281,8 +296,17 @@ func (w *world) settle() {
 	if r.LastKnownGood != w.newest && !rejected && !transient {
 		w.fail("invariant 1: the newest offer %v is lost; last known good %v, status %+v", w.newest, r.LastKnownGood, r.Status)
 	}
-	if w.m.Running() != r.LastKnownGood {
-		w.fail("at rest %v runs and not the last known good %v", w.m.Running(), r.LastKnownGood)
+	if w.m.Running() != r.Serves() {
+		w.fail("at rest %v runs and not %v", w.m.Running(), r.Serves())
+	}
+}
+
+// startUp starts processes until one is up.
+func (w *world) startUp() {
+	for again := 0; !alive(func() { w.boot(); w.fullReload() }); again++ {
+		if again > 30 {
+			w.fail("no process comes up any more")
+		}
 	}
 }
 
@@ -307,9 +331,7 @@ func TestInvariantsHoldForRandomLives(t *testing.T) {
 			w.diskBad = false
 		}
 		w.crashAfter = -1
-		for !alive(func() { w.boot(); w.fullReload() }) {
-			w.trace = append(w.trace, "again")
-		}
+		w.startUp()
 		w.do(rollout.Offered{Ref: w.newest, Context: "c"})
 		w.settle()
 	}

@@ -83,6 +83,23 @@ const (
 	RungSafeMode      Rung = "safe mode"
 )
 
+// Record is all that must survive the process. The zero Record is that of an
+// agent that never got an offer.
+type Record struct {
+	// LastKnownGood is zero if no remote configuration was ever applied.
+	LastKnownGood remoteconfig.Ref `json:"last_known_good"`
+	// Earlier are former last known goods, the latest first.
+	Earlier []remoteconfig.Ref `json:"earlier,omitempty"`
+	// Candidate is nil if none is in trial.
+	Candidate *Candidate `json:"candidate,omitempty"`
+	// Ladder is the zero value but after failed starts.
+	Ladder Ladder `json:"ladder,omitzero"`
+	// Rejected are the latest rejections, the latest first.
+	Rejected []Rejection `json:"rejected,omitempty"`
+	// Status is what the server was told last.
+	Status Status `json:"status"`
+}
+
 // triesPerRung is how often the last known good is started before the process
 // goes down: once more after a pause, since ports and backends come back.
 const triesPerRung = 2
@@ -103,6 +120,14 @@ func (r *Record) rung() (Rung, remoteconfig.Ref) {
 	return RungSafeMode, remoteconfig.Ref{}
 }
 
+// bottom returns the number of failures that lead to safe mode.
+func (r *Record) bottom() int {
+	if r.LastKnownGood.IsZero() {
+		return triesPerRung
+	}
+	return triesPerRung + len(r.ladderEarlier()) + 1
+}
+
 // ladderEarlier are the earlier known goods that are tried: one, so that the
 // whole ladder is gone down in the five starts that systemd allows.
 func (r *Record) ladderEarlier() []remoteconfig.Ref { return r.Earlier[:min(len(r.Earlier), 1)] }
@@ -116,23 +141,6 @@ type Rejection struct {
 	// configuration: it holds only as long as the context is the same. Empty
 	// for failures after the trigger, which hold for ever.
 	Context string `json:"context,omitempty"`
-}
-
-// Record is all that must survive the process. The zero Record is that of an
-// agent that never got an offer.
-type Record struct {
-	// LastKnownGood is zero if no remote configuration was ever applied.
-	LastKnownGood remoteconfig.Ref `json:"last_known_good"`
-	// Earlier are former last known goods, the latest first.
-	Earlier []remoteconfig.Ref `json:"earlier,omitempty"`
-	// Candidate is nil if none is in trial.
-	Candidate *Candidate `json:"candidate,omitempty"`
-	// Ladder is the zero value but after failed starts.
-	Ladder Ladder `json:"ladder,omitzero"`
-	// Rejected are the latest rejections, the latest first.
-	Rejected []Rejection `json:"rejected,omitempty"`
-	// Status is what the server was told last.
-	Status Status `json:"status"`
 }
 
 const (

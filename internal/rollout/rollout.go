@@ -71,6 +71,14 @@ type Machine struct {
 	// Persist fails.
 	retrieving bool
 
+	// bootID identifies this boot of the machine.
+	bootID string
+	// safe: this process runs nothing but the agent.
+	safe bool
+	// retired: the attached service was told to stop and nothing was retrieved
+	// since.
+	retired bool
+
 	// ready: all components of the attached instance have started.
 	ready bool
 	// partial: the latest Retrieve came while the service was running, and
@@ -91,10 +99,11 @@ type Machine struct {
 	// a verdict.
 	stopped bool
 
-	// timer and settle are the IDs of the timers that count.
+	// timer, settle and stable are the IDs of the timers that count.
 	timers uint64
 	timer  uint64
 	settle uint64
+	stable uint64
 
 	effects []Effect
 }
@@ -160,6 +169,14 @@ func (m *Machine) Step(event Event) []Effect {
 		m.notReady(e)
 	case ComponentStatus:
 		m.componentStatus(e)
+	case Evidence:
+		m.evidence(e)
+	case HostEnded:
+		m.hostEnded(e)
+	case Repaired:
+		m.record.Ladder = Ladder{}
+		m.persist(false)
+		m.do(Restart{Reason: "leaving safe mode: what is local has changed and is valid"})
 	case TimerFired:
 		m.timerFired(e)
 	case PersistFailed:
@@ -198,20 +215,90 @@ func (m *Machine) become(s State, ref remoteconfig.Ref, reason string) {
 // booted starts from a record. A candidate that the host had been given when
 // the process died is rejected; one that it had not, or whose trial was ended
 // in order, has its trial now.
+//
+// A machine that was rebooted takes the process with it, which proves nothing;
+// but a configuration that keeps taking the machine with it is no good either.
 func (m *Machine) booted(e Booted) {
-	m.record = e.Record.clone()
-	c := m.record.Candidate
-	switch {
-	case c == nil:
-	case c.Phase == PhasePending || c.Phase == PhaseTriggered:
-		m.become(Applying, c.Ref, "resuming after a restart")
-	default:
-		reason := "the process ended while this configuration was in trial (phase " + string(c.Phase) + ")"
-		if c.Evidence != "" {
-			reason += "; before that: " + c.Evidence
+	m.record, m.bootID, m.safe = e.Record.clone(), e.BootID, e.SafeMode
+	if c := m.record.Candidate; c != nil {
+		rebooted := c.BootID != e.BootID
+		switch {
+		case c.Phase == PhasePending || c.Phase == PhaseTriggered:
+			m.become(Applying, c.Ref, "resuming after a restart")
+		case rebooted && c.Resumed < maxResumed:
+			c.Resumed++
+			m.become(Applying, c.Ref, "resuming after a reboot of the machine")
+		default:
+			reason := "the process ended while this configuration was in trial (phase " + string(c.Phase) + ")"
+			m.verdict(join(reason, c.Evidence, e.Evidence))
 		}
-		m.verdict(reason)
+		return
 	}
+	if l := &m.record.Ladder; l.Starting && l.BootID == e.BootID {
+		l.Starting = false
+		m.fall(join("the process ended before it was ready", e.Evidence))
+	}
+}
+
+// maxResumed is how many trials may end with the machine before the
+// configuration is suspected of it.
+const maxResumed = 2
+
+// join joins what is known of a failure.
+func join(reason string, more ...string) string {
+	known := slices.DeleteFunc(append([]string{reason}, more...), func(s string) bool { return s == "" })
+	return strings.Join(known, "; before that: ")
+}
+
+// fall goes down the ladder by one failed start.
+func (m *Machine) fall(reason string) {
+	m.record.Ladder.Failures++
+	m.record.Ladder.Reason = reason
+	failed := m.record.LastKnownGood
+	if failed.IsZero() {
+		m.persist(false)
+		return // there is nothing that the server would know by a hash
+	}
+	m.record.Status = Status{Hash: failed.Hash, State: StatusFailed, Message: m.rolledBack(reason)}
+	m.persist(false)
+	m.do(Report{Status: m.record.Status})
+}
+
+// evidence takes note of an error that no instance could report.
+func (m *Machine) evidence(e Evidence) {
+	c := m.record.Candidate
+	if c == nil || m.state != Applying || c.Phase == PhaseTriggered || c.Phase == PhasePending {
+		return
+	}
+	if e.Fatal {
+		m.reject(e.Text, Restart{Reason: e.Text})
+		return
+	}
+	if c.Evidence == "" {
+		c.Evidence = e.Text
+		m.persist(false)
+	}
+}
+
+// hostEnded decides what the successor of the process runs.
+func (m *Machine) hostEnded(e HostEnded) {
+	c := m.record.Candidate
+	reason := e.Reason
+	m.record.Ladder.Starting = false // the successor is not to count it again
+	switch {
+	case e.LocalBroken:
+		m.record.Ladder.Failures = m.record.bottom() - 1
+		m.fall(reason)
+	case c != nil && (c.Phase == PhaseTriggered || c.Phase == PhasePending), m.retired:
+		reason = "the retiring configuration did not stop in order: " + reason // no verdict
+	case c != nil:
+		m.verdict(join(reason, c.Evidence))
+	default:
+		m.fall(reason)
+	}
+	m.stopped = true
+	rung, _ := m.record.rung()
+	m.do(Restart{Reason: reason, SafeMode: m.record.Candidate == nil && rung == RungSafeMode})
 }
 
 func (m *Machine) offered(e Offered) {
@@ -234,7 +321,7 @@ func (m *Machine) offered(e Offered) {
 
 // begin works on an offer. The machine is idle and the service is ready.
 func (m *Machine) begin(e Offered) {
-	if !m.record.LastKnownGood.IsZero() && e.Ref.Digest == m.record.LastKnownGood.Digest {
+	if !m.record.LastKnownGood.IsZero() && e.Ref.Digest == m.record.LastKnownGood.Digest && m.served == m.record.LastKnownGood {
 		// It runs already, perhaps under another hash.
 		m.record.LastKnownGood, m.served = e.Ref, e.Ref
 		m.settleStatus(Status{Hash: e.Ref.Hash, State: StatusApplied})
@@ -297,6 +384,14 @@ func (m *Machine) checked(e Checked) {
 		}
 		m.settleStatus(Status{Hash: e.Ref.Hash, State: StatusFailed, Message: e.Reason})
 		m.idle(e.Ref, e.Reason)
+	case m.safe:
+		// The local configuration comes back with the candidate: only a
+		// process with its own arguments can run it.
+		m.record.Candidate = &Candidate{Ref: e.Ref, Phase: PhasePending}
+		m.record.Ladder = Ladder{}
+		m.become(Applying, e.Ref, "leaving safe mode")
+		m.persist(true)
+		m.do(Restart{Reason: "leaving safe mode for a new configuration"})
 	default:
 		m.record.Candidate = &Candidate{Ref: e.Ref, Phase: PhaseTriggered}
 		m.baseline = map[string]bool{}
@@ -312,10 +407,11 @@ func (m *Machine) checked(e Checked) {
 
 // target is what the host must be given.
 func (m *Machine) target() remoteconfig.Ref {
-	if m.record.Candidate != nil {
+	if m.record.Candidate != nil && !m.safe {
 		return m.record.Candidate.Ref
 	}
-	return m.record.LastKnownGood
+	_, ref := m.record.rung()
+	return ref
 }
 
 func (m *Machine) retrieve(e Retrieve) {
@@ -327,18 +423,38 @@ func (m *Machine) retrieve(e Retrieve) {
 		m.ready = false
 		clear(m.failed)
 	}
-	if c := m.record.Candidate; c != nil {
+	m.retired = false
+	switch c := m.record.Candidate; {
+	case c != nil && !m.safe:
 		m.become(Applying, c.Ref, "")
-		c.Phase = PhaseRetrieved
+		c.Phase, c.BootID = PhaseRetrieved, m.bootID
 		m.persist(true)
+	case c == nil && m.generation == 0 && !m.mustGoSafe():
+		m.record.Ladder.Starting, m.record.Ladder.BootID = true, m.bootID
+		m.persist(false)
 	}
 	m.serve()
+	if m.mustGoSafe() {
+		m.do(Restart{Reason: "nothing starts: " + m.record.Ladder.Reason, SafeMode: true})
+	}
+}
+
+// mustGoSafe reports whether only safe mode is left and this process, started by
+// somebody else, is not in it.
+func (m *Machine) mustGoSafe() bool {
+	rung, _ := m.record.rung()
+	return rung == RungSafeMode && m.record.Candidate == nil && !m.safe
 }
 
 func (m *Machine) serve() {
 	m.generation++
 	m.served = m.target()
-	m.do(Serve{Generation: m.generation, Ref: m.served})
+	rung, _ := m.record.rung()
+	failures := m.record.Ladder.Failures
+	if m.generation > 1 || m.record.Candidate != nil {
+		failures = 0 // no start of a process, or one that is not to blame
+	}
+	m.do(Serve{Generation: m.generation, Ref: m.served, Rung: rung, Failures: failures})
 	if m.state == Applying || m.state == RollingBack {
 		m.timer = m.startTimer(ApplyTimer)
 	}
@@ -363,6 +479,13 @@ func (m *Machine) becomeReady(e Ready) {
 	m.ready = true
 	m.partial = false
 	m.settle = 0
+	if m.record.Ladder.Starting {
+		m.record.Ladder.Starting = false
+		m.persist(false)
+		if m.record.Ladder.Failures > 0 || m.lastKnownGoodFailed() {
+			m.stable = m.startTimer(StableTimer)
+		}
+	}
 	switch m.state {
 	case Applying:
 		m.record.Candidate.Phase = PhaseReady
@@ -405,6 +528,9 @@ func (m *Machine) notReady(e NotReady) {
 	if e.Generation != m.instance {
 		return
 	}
+	// A service that never was ready is no retiring one: the host stops what it
+	// could not start, too.
+	m.retired = m.ready
 	m.ready = false
 	if m.state == Trial {
 		// Somebody asked for a reload. The trial begins again with it, and a
@@ -458,6 +584,10 @@ func (m *Machine) componentStatus(e ComponentStatus) {
 	case m.state == Applying && c.Evidence == "":
 		c.Evidence = reason
 		m.persist(false)
+	case m.state == Trial && e.State == ComponentFatal:
+		// The host ends by itself, unless it deadlocks.
+		m.reject(reason)
+		m.timer = m.startTimer(FatalTimer)
 	case m.state == Trial:
 		m.reject(reason, Trigger{})
 	}
@@ -477,6 +607,18 @@ func (m *Machine) trySettle() {
 func (m *Machine) timerFired(e TimerFired) {
 	switch e.ID {
 	case 0:
+	case m.stable:
+		m.stable = 0
+		if rung, _ := m.record.rung(); rung == RungLastKnownGood {
+			m.record.Ladder = Ladder{}
+			var report []Effect
+			if m.lastKnownGoodFailed() {
+				m.record.Status = Status{Hash: m.record.LastKnownGood.Hash, State: StatusApplied}
+				report = append(report, Report{Status: m.record.Status})
+			}
+			m.persist(false)
+			m.effects = append(m.effects, report...)
+		}
 	case m.settle:
 		m.settle, m.settled = 0, true
 		m.trySettle()
@@ -538,7 +680,19 @@ func (m *Machine) verdict(reason string, between ...Effect) {
 // point 9: the server must see that the hash it sent failed, and what runs
 // instead.
 func (m *Machine) rolledBack(reason string) string {
-	return strings.TrimSpace(reason) + "; running last known good " + m.record.LastKnownGood.String()
+	rung, ref := m.record.rung()
+	text := strings.TrimSpace(reason) + "; running " + string(rung)
+	if rung == RungLastKnownGood || rung == RungEarlier {
+		text += " " + ref.String()
+	}
+	return text
+}
+
+// lastKnownGoodFailed reports whether the server was told that the last known
+// good failed, which a start that lasts makes untrue.
+func (m *Machine) lastKnownGoodFailed() bool {
+	s := m.record.Status
+	return s.State == StatusFailed && !m.record.LastKnownGood.IsZero() && s.Hash == m.record.LastKnownGood.Hash
 }
 
 func (m *Machine) persistFailed(e PersistFailed) {
@@ -564,8 +718,13 @@ func (m *Machine) persistFailed(e PersistFailed) {
 
 func (m *Machine) stopping() {
 	m.stopped = true
+	// Somebody takes the process in hand: the next one starts from the top.
+	changed := m.record.Ladder != Ladder{}
+	m.record.Ladder = Ladder{}
 	if c := m.record.Candidate; c != nil {
-		c.Phase = PhasePending
+		c.Phase, changed = PhasePending, true
+	}
+	if changed {
 		m.persist(false)
 	}
 }

@@ -57,6 +57,10 @@ type env struct {
 	timers  map[rollout.Timer]uint64
 	reached map[string]bool
 	out     strings.Builder
+	// safe: the next process is to run nothing but the agent.
+	safe bool
+	// bootID is that of the machine.
+	bootID string
 	// diskFull makes every Persist fail.
 	diskFull bool
 }
@@ -138,6 +142,15 @@ func (e *env) command(t *testing.T, d *datadriven.TestData) string {
 		e.step(rollout.TimerFired{ID: id})
 	case "disk": // disk full, disk ok
 		e.diskFull = word(0) == "full"
+	case "host-ended": // host-ended [local], the reason as input
+		e.step(rollout.HostEnded{Reason: strings.TrimSpace(d.Input), LocalBroken: d.HasArg("local")})
+	case "repaired":
+		e.step(rollout.Repaired{})
+	case "evidence": // evidence [fatal], the text as input
+		e.step(rollout.Evidence{Text: strings.TrimSpace(d.Input), Fatal: d.HasArg("fatal")})
+	case "reboot": // the machine goes down and comes up again
+		e.bootID += "'"
+		e.boot()
 	case "stop":
 		e.step(rollout.Stopping{})
 	case "state":
@@ -159,7 +172,9 @@ func (e *env) command(t *testing.T, d *datadriven.TestData) string {
 func (e *env) boot() {
 	e.m = rollout.New()
 	clear(e.timers)
-	e.step(rollout.Booted{Record: e.disk})
+	safe := e.safe
+	e.safe = false
+	e.step(rollout.Booted{Record: e.disk, BootID: e.bootID, SafeMode: safe})
 }
 
 func (e *env) step(event rollout.Event) {
@@ -179,6 +194,9 @@ func (e *env) step(event rollout.Event) {
 				fmt.Fprintf(&e.out, "!")
 			}
 			fmt.Fprintf(&e.out, " lkg=%s", name(f.Record.LastKnownGood))
+			if l := f.Record.Ladder; l.Failures > 0 {
+				fmt.Fprintf(&e.out, " failures=%d", l.Failures)
+			}
 			if c := f.Record.Candidate; c != nil {
 				fmt.Fprintf(&e.out, " candidate=%s(%s)", name(c.Ref), c.Phase)
 				if c.Evidence != "" {
@@ -191,7 +209,14 @@ func (e *env) step(event rollout.Event) {
 		case rollout.Trigger:
 			fmt.Fprintln(&e.out, "trigger")
 		case rollout.Serve:
-			fmt.Fprintf(&e.out, "serve %s as generation %d\n", name(f.Ref), f.Generation)
+			fmt.Fprintf(&e.out, "serve %s as generation %d", name(f.Ref), f.Generation)
+			if f.Rung != rollout.RungLastKnownGood {
+				fmt.Fprintf(&e.out, ", %s", f.Rung)
+			}
+			if f.Failures > 0 {
+				fmt.Fprintf(&e.out, " after %d failures", f.Failures)
+			}
+			fmt.Fprintln(&e.out)
 		case rollout.Report:
 			fmt.Fprintf(&e.out, "report %s %s", f.Status.State, strings.ToUpper(f.Status.Hash))
 			if f.Status.Message != "" {
@@ -202,7 +227,12 @@ func (e *env) step(event rollout.Event) {
 			e.timers[f.Timer] = f.ID
 			fmt.Fprintf(&e.out, "start %s timer\n", f.Timer)
 		case rollout.Restart:
-			fmt.Fprintf(&e.out, "restart: %s\n", f.Reason)
+			fmt.Fprintf(&e.out, "restart: %s", f.Reason)
+			if f.SafeMode {
+				fmt.Fprint(&e.out, " (safe mode)")
+			}
+			fmt.Fprintln(&e.out)
+			e.safe = f.SafeMode
 		case rollout.Moved:
 			e.reached[fmt.Sprintf("%s → %s", f.From, f.To)] = true
 			fmt.Fprintf(&e.out, "%s → %s\n", f.From, f.To)
