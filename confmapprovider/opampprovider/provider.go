@@ -52,6 +52,8 @@ func newProvider(set confmap.ProviderSettings) confmap.Provider {
 	log := set.Logger
 	if log == nil {
 		log = zap.NewNop()
+	} else {
+		agent.NoteCreated(log)
 	}
 	return &provider{log: log, leases: map[string]*agent.ProviderLease{}, dirs: map[string]string{}}
 }
@@ -83,12 +85,12 @@ func (p *provider) Retrieve(ctx context.Context, uri string, watcher confmap.Wat
 	if watcher != nil {
 		changed = func() { watcher(&confmap.ChangeEvent{}) }
 	}
-	conf, done, err := lease.Retrieve(ctx, partialReload(), changed)
+	retrieved, err := lease.Retrieve(ctx, partialReload(), changed)
 	if err != nil {
 		return nil, err
 	}
-	allowNoPipelines(len(conf) == 0)
-	return confmap.NewRetrieved(conf, confmap.WithRetrievedClose(done))
+	allowNoPipelines(retrieved.NoPipelines)
+	return confmap.NewRetrieved(retrieved.Conf, confmap.WithRetrievedClose(retrieved.Done))
 }
 
 func (p *provider) lease(ctx context.Context, at location) (*agent.ProviderLease, error) {

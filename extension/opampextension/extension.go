@@ -25,6 +25,8 @@ type opampExtension struct {
 	// lease is nil before Start and after Shutdown. The host may report status
 	// at any time.
 	lease atomic.Pointer[agent.ExtensionLease]
+	// stopped: Shutdown was called after Start.
+	stopped atomic.Bool
 }
 
 var (
@@ -141,6 +143,7 @@ func (e *opampExtension) Shutdown(ctx context.Context) error {
 	if lease == nil {
 		return nil
 	}
+	e.stopped.Store(true)
 	// The host has no use for an error: it would report this extension as
 	// failed although the process, or the next generation, goes on.
 	if err := lease.Release(ctx); err != nil {
@@ -187,5 +190,9 @@ func (e *opampExtension) NotReady() error {
 func (e *opampExtension) ComponentStatusChanged(source *componentstatus.InstanceID, event *componentstatus.Event) {
 	if lease := e.lease.Load(); lease != nil {
 		lease.ComponentStatus(source, event)
+		return
+	}
+	if !e.stopped.Load() {
+		agent.NoteEarly(e.set.ID.Name(), source, event)
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,6 +16,7 @@ import (
 	"github.com/otelcol-opamp/otelcol-opamp/internal/effectiveconfig"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/health"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/preflight"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/process"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/remoteconfig"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/rollout"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/scrub"
@@ -39,6 +42,13 @@ const (
 	// to end: it does so at once, unless a component hangs in a reload. It is
 	// below the 30 s after which Kubernetes kills.
 	stopGrace = 20 * time.Second
+	// remindAfter is the time between two reminders of a signal.
+	remindAfter = 100 * time.Millisecond
+	// startGrace is the same for a Collector that may not be listening yet.
+	startGrace = time.Second
+	// fatalTime is how long the Collector may take to end after a FatalError.
+	// It does so at once, unless two of them have left it deadlocked.
+	fatalTime = 2 * time.Second
 	// pairTimeout is how long an extension may take to turn up after the
 	// provider was asked; then its absence is worth a line in the log.
 	pairTimeout = time.Minute
@@ -76,6 +86,9 @@ type Agent struct {
 	// extension instance that was attached last, while the session outlives it.
 	authorize atomic.Pointer[func(session.Request) (http.Header, error)]
 
+	// signals holds what told the process to end.
+	signals chan os.Signal
+
 	// newest is the newest offer that the goroutine has not seen yet.
 	newest atomic.Pointer[remoteconfig.Offer]
 
@@ -95,6 +108,11 @@ type Agent struct {
 
 	provider *ProviderLease // nil without a provider
 	released bool           // the provider was shut down: the process ends in order
+	told     os.Signal      // what the process was told to end with; nil if it was not
+	original []string       // the arguments that this process replaces; nil if they are its own
+	safe     bool           // this process runs nothing but the agent
+	pausing  bool           // a start is put off
+	fatal    string         // the FatalError because of which the Collector ends
 	watch    *watch         // nil between two Retrieves
 	serving  *served        // the answer to the Retrieve in progress
 	latest   map[string]any // what the latest Retrieve was given
@@ -118,6 +136,7 @@ func newAgent(name string, dir *statedir.Dir, dirErr error, log *zap.Logger) *Ag
 	a := &Agent{
 		name:     name,
 		queue:    newQueue(),
+		signals:  make(chan os.Signal, 1),
 		done:     make(chan struct{}),
 		storeErr: dirErr,
 		machine:  rollout.New(),
@@ -143,12 +162,30 @@ func (a *Agent) start() {
 		a.log.Load().Warn("State folder", zap.String("note", note))
 	}
 	a.required = a.store.required()
-	go a.run(record)
+	booted := rollout.Booted{Record: record, BootID: process.BootID(), SafeMode: a.safe}
+	if a.store != nil {
+		booted.Evidence = a.crashes()
+	}
+	go a.run(booted)
 }
 
-func (a *Agent) run(record rollout.Record) {
+// crashes returns what the former process left of a crash, and records those of
+// this one.
+func (a *Agent) crashes() string {
+	path := filepath.Join(a.store.dir.Path(), crashName)
+	evidence, err := process.Crash(path)
+	if err == nil {
+		err = process.RecordCrash(path)
+	}
+	if err != nil {
+		a.log.Load().Warn("A crash of this process will not be explained to the next one", zap.Error(err))
+	}
+	return a.scrubber.Text(evidence)
+}
+
+func (a *Agent) run(booted rollout.Booted) {
 	defer close(a.done)
-	a.step(rollout.Booted{Record: record})
+	a.step(booted)
 	for range a.queue.wake {
 		for _, f := range a.queue.take() {
 			f()
@@ -195,19 +232,24 @@ func (a *Agent) close(ctx context.Context) error {
 		err = errors.Join(err, s.Stop(ctx))
 	}
 	a.queue.close()
-	ended := make(chan struct{})
+	finished := make(chan struct{})
 	go func() {
 		<-a.done
 		a.work.Wait()
-		close(ended)
+		close(finished)
 	}()
 	select {
-	case <-ended:
+	case <-finished:
 	case <-ctx.Done():
 		return errors.Join(err, fmt.Errorf("waiting for the OpAMP agent to end: %w", ctx.Err()))
 	}
 	if a.store != nil {
 		err = errors.Join(err, a.store.dir.Close())
+	}
+	if a.fatal != "" && a.told == nil {
+		registry.mu.Lock()
+		registry.fatal = &ended{log: a.log.Load(), reason: a.fatal, replace: a.machine.State() == rollout.RollingBack}
+		registry.mu.Unlock()
 	}
 	return err
 }

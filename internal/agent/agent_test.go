@@ -172,8 +172,9 @@ func (s *opampServer) wait(t *testing.T, what string, condition func() bool) {
 		case <-s.changed:
 		case <-deadline:
 			s.mu.Lock()
-			defer s.mu.Unlock()
-			t.Fatalf("waiting for %s; statuses %v", what, s.statuses)
+			statuses := fmt.Sprint(s.statuses)
+			s.mu.Unlock()
+			t.Fatalf("waiting for %s; statuses %s", what, statuses)
 		}
 	}
 }
@@ -255,10 +256,11 @@ func (h *host) run() error {
 	}
 	h.provider.SetDryRun(h.dryRun)
 	for {
-		conf, done, err := h.provider.Retrieve(ctx, false, func() { h.reload <- struct{}{} })
+		retrieved, err := h.provider.Retrieve(ctx, false, func() { h.reload <- struct{}{} })
 		if err != nil {
 			return err
 		}
+		conf, done := retrieved.Conf, retrieved.Done
 		e, err := agent.AcquireExtension(ctx, h.name, h.settings())
 		if err != nil {
 			return err
@@ -413,7 +415,7 @@ func TestFolderOfAnotherProcessIsAnError(t *testing.T) {
 	parent := t.TempDir()
 	path, err := statedir.Locate(parent, t.Name())
 	require.NoError(t, err)
-	other, err := statedir.Open(path)
+	other, err := statedir.Open(path, nil)
 	require.NoError(t, err)
 	defer func() { assert.NoError(t, other.Close()) }()
 	_, err = agent.AcquireProvider(t.Context(), t.Name(), parent, zap.NewNop())

@@ -16,8 +16,9 @@ import (
 const maxLayer = 4 << 20
 
 // verdictContext identifies what the verdict of a dry run depends on besides
-// the offer: the executable, its arguments and the local files among them.
-func verdictContext() string {
+// the offer: the executable, its
+// arguments and the local files among them.
+func verdictContext(args []string) string {
 	h := sha256.New()
 	add := func(format string, args ...any) { _, _ = h.Write(fmt.Appendf(nil, format, args...)) }
 	if path, err := process.Executable(); err == nil {
@@ -25,14 +26,14 @@ func verdictContext() string {
 			add("executable %d %d\n", info.Size(), info.ModTime().UnixNano())
 		}
 	}
-	for _, arg := range os.Args[1:] {
+	for _, arg := range args {
 		add("argument %q\n", arg)
 		value := arg
 		if strings.HasPrefix(arg, "-") {
 			_, value, _ = strings.Cut(arg, "=")
 		}
 		value = strings.TrimPrefix(value, "file:")
-		if info, err := os.Stat(value); err == nil && info.Mode().IsRegular() { //nolint:gosec // a file that the user gave as an argument
+		if info, err := os.Stat(value); err == nil && info.Mode().IsRegular() {
 			add("file %d %d\n", info.Size(), info.ModTime().UnixNano())
 			hashFile(h, value)
 		}
@@ -43,7 +44,7 @@ func verdictContext() string {
 // hashFile adds what can be read; a file that cannot be read is no different
 // from one that is empty, since the Collector cannot read it either.
 func hashFile(h io.Writer, path string) {
-	f, err := os.Open(path) //nolint:gosec // a file that the user gave as an argument
+	f, err := os.Open(path)
 	if err != nil {
 		return
 	}

@@ -78,9 +78,7 @@ func (a *Agent) perform(effect rollout.Effect) {
 	case rollout.StartTimer:
 		a.startTimer(e)
 	case rollout.Restart:
-		a.stuck = e.Reason
-		a.log.Load().Error("The Collector does not do what it is told; this process must be restarted", zap.String("reason", e.Reason))
-		a.reportHealth(true)
+		a.restart(e)
 	case rollout.Moved:
 		a.log.Load().Info("Remote configuration rollout", zap.String("from", string(e.From)), zap.String("to", string(e.To)),
 			zap.Stringer("config", e.Ref), zap.String("reason", e.Reason))
@@ -94,6 +92,8 @@ func (a *Agent) startTimer(e rollout.StartTimer) {
 		rollout.ApplyTimer:  a.settings.Rollout.ApplyTimeout,
 		rollout.TrialTimer:  a.settings.Rollout.TrialPeriod,
 		rollout.SettleTimer: settleTime,
+		rollout.FatalTimer:  fatalTime,
+		rollout.StableTimer: a.settings.Rollout.TrialPeriod,
 	}
 	a.timers[e.ID] = a.after(durations[e.Timer], func() {
 		delete(a.timers, e.ID)
@@ -105,7 +105,7 @@ func (a *Agent) startTimer(e rollout.StartTimer) {
 // outcome comes back through the queue.
 func (a *Agent) check(ref remoteconfig.Ref) {
 	offer := a.offers[ref.Digest]
-	checked := rollout.Checked{Ref: ref, Context: verdictContext()}
+	checked := rollout.Checked{Ref: ref, Context: verdictContext(a.args())}
 	answer := func() { a.queue.post(func() { a.step(checked) }) }
 	var texts [][]byte
 	for _, f := range offer.Files() {
@@ -126,7 +126,7 @@ func (a *Agent) check(ref remoteconfig.Ref) {
 		answer()
 		return
 	}
-	set := preflight.Settings{Args: os.Args[1:], Candidate: ref.Digest, Timeout: a.settings.Rollout.PreflightTimeout}
+	set := preflight.Settings{Args: a.args(), Candidate: ref.Digest, Timeout: a.settings.Rollout.PreflightTimeout}
 	if a.name != "" {
 		set.Candidate += "@" + a.name
 	}
@@ -152,14 +152,17 @@ func (a *Agent) trigger() {
 
 // served is the answer to a Retrieve.
 type served struct {
-	conf map[string]any
-	ref  remoteconfig.Ref
+	conf     map[string]any
+	ref      remoteconfig.Ref
+	failures int
 }
 
 // serve looks up what the machine wants to run.
 func (a *Agent) serve(e rollout.Serve) {
 	conf := map[string]any{}
-	if !e.Ref.IsZero() {
+	if a.safe {
+		conf = a.store.safe()
+	} else if !e.Ref.IsZero() {
 		offer, err := a.offer(e.Ref.Digest)
 		if err == nil {
 			conf, err = offer.Parse()
@@ -177,7 +180,7 @@ func (a *Agent) serve(e rollout.Serve) {
 		}
 	}
 	a.latest = conf
-	a.serving = &served{conf: keepExtensions(conf, keptExtensions(a.name, os.Args[1:], a.required)), ref: e.Ref}
+	a.serving = &served{conf: keepExtensions(conf, keptExtensions(a.name, a.args(), a.required)), ref: e.Ref, failures: e.Failures}
 }
 
 func (a *Agent) offer(digest string) (remoteconfig.Offer, error) {
@@ -203,7 +206,7 @@ func (a *Agent) offered() {
 	}
 	ref := offer.Ref()
 	a.offers[ref.Digest] = *offer
-	a.step(rollout.Offered{Ref: ref, Context: verdictContext()})
+	a.step(rollout.Offered{Ref: ref, Context: verdictContext(a.args())})
 	a.forgetOffers()
 }
 

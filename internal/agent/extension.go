@@ -93,7 +93,7 @@ func openExisting(name string) (*statedir.Dir, error) {
 	if _, err := os.Stat(filepath.Dir(path)); err != nil {
 		return nil, fmt.Errorf("looking for the state folder: %w", err)
 	}
-	return statedir.Open(path)
+	return statedir.Open(path, nil)
 }
 
 // Release detaches the instance.
@@ -127,6 +127,7 @@ func (e *ExtensionLease) Ready() {
 		}
 		a.step(rollout.Ready{Generation: a.machine.Instance()})
 		a.reportEffective()
+		a.saveSafeMode()
 		a.reportHealth(true)
 	})
 }
@@ -152,6 +153,9 @@ func (e *ExtensionLease) ComponentStatus(source *componentstatus.InstanceID, eve
 		if err := event.Err(); err != nil {
 			text = a.scrubber.Text(err.Error())
 		}
+		if state == rollout.ComponentFatal && a.fatal == "" {
+			a.fatal = componentName(source) + ": " + text
+		}
 		a.step(rollout.ComponentStatus{
 			Generation: a.machine.Instance(),
 			Key:        componentKey(source),
@@ -160,6 +164,26 @@ func (e *ExtensionLease) ComponentStatus(source *componentstatus.InstanceID, eve
 			Err:        text,
 		})
 		a.reportHealth(false)
+	})
+}
+
+// NoteEarly takes a status event that an extension instance sees before its
+// Start, for example of an extension that starts before it. It does nothing if
+// there is no agent called name.
+func NoteEarly(name string, source *componentstatus.InstanceID, event *componentstatus.Event) {
+	fatal := event.Status() == componentstatus.StatusFatalError
+	if (!fatal && event.Status() != componentstatus.StatusPermanentError) || event.Err() == nil {
+		return
+	}
+	registry.mu.Lock()
+	a := registry.agents[name]
+	registry.mu.Unlock()
+	if a == nil {
+		return
+	}
+	a.queue.post(func() {
+		text := componentName(source) + ": " + a.scrubber.Text(event.Err().Error())
+		a.step(rollout.Evidence{Text: text, Fatal: fatal})
 	})
 }
 

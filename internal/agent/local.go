@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"go.opentelemetry.io/collector/confmap"
@@ -40,6 +41,11 @@ func localExtensions(args []string) (ids []string, known bool) {
 // configURIs returns the values of --config among the arguments, but for those
 // that the provider itself serves.
 func configURIs(args []string) []string {
+	return slices.DeleteFunc(configValues(args), func(uri string) bool { return strings.HasPrefix(uri, "opamp:") })
+}
+
+// configValues returns the values of --config among the arguments.
+func configValues(args []string) []string {
 	var uris []string
 	for i := 0; i < len(args); i++ {
 		name, value, hasValue := strings.Cut(args[i], "=")
@@ -50,9 +56,7 @@ func configURIs(args []string) []string {
 			i++
 			value = args[i]
 		}
-		if !strings.HasPrefix(value, "opamp:") {
-			uris = append(uris, value)
-		}
+		uris = append(uris, value)
 	}
 	return uris
 }
@@ -66,7 +70,7 @@ func localLayer(uri string) (map[string]any, bool) {
 		if err != nil || !info.Mode().IsRegular() || info.Size() > maxLayer {
 			return nil, false
 		}
-		data, err := os.ReadFile(path) //nolint:gosec // a file that the user gave as an argument
+		data, err := os.ReadFile(path)
 		if err != nil {
 			return nil, false
 		}

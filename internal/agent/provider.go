@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"sync"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -35,7 +36,11 @@ func AcquireProvider(ctx context.Context, name, stateDir string, log *zap.Logger
 		if err != nil {
 			return nil, err
 		}
-		dir, err := statedir.Open(path)
+		former, reexecuted := process.FromFormer()
+		if reexecuted {
+			process.EndInheritedChildren()
+		}
+		dir, err := statedir.Open(path, former.File(lockFile))
 		if _, ok := errors.AsType[*statedir.LockedError](err); ok {
 			return nil, err
 		}
@@ -44,16 +49,30 @@ func AcquireProvider(ctx context.Context, name, stateDir string, log *zap.Logger
 				zap.String("folder", path), zap.Error(err))
 		}
 		process.IgnoreHangup()
-		return newAgent(name, dir, err, log), nil
+		a := newAgent(name, dir, err, log)
+		a.original, a.safe = former.Args, former.Args != nil
+		if reexecuted {
+			log.Warn("This process replaces its former self", zap.String("reason", former.Reason), zap.Bool("safe_mode", a.safe))
+		}
+		return a, nil
 	})
 	if err != nil {
 		return nil, err
 	}
 	p := &ProviderLease{agent: a}
-	p.unwatch = process.WatchStop(func(s os.Signal) { a.queue.post(func() { a.toldToStop(s) }) })
+	p.unwatch = process.WatchStop(func(s os.Signal) {
+		select {
+		case a.signals <- s:
+		default: // one is enough
+		}
+		a.queue.post(func() { a.toldToStop(s) })
+	})
 	err = a.call(ctx, func() {
 		a.provider = p
 		a.log.Store(log)
+		if a.safe {
+			a.lookToLeaveSafeMode(verdictContext(a.args()))
+		}
 		a.after(pairTimeout, func() {
 			if a.provider == p && a.extension == nil && a.instance == 0 {
 				log.Warn("The configuration has an opamp: URI and no extension of the same name is running: nothing is managed",
@@ -67,11 +86,22 @@ func AcquireProvider(ctx context.Context, name, stateDir string, log *zap.Logger
 	return p, nil
 }
 
-// Retrieve returns the remote configuration that is to run; an empty map if
-// there is none. The caller owns the map's top level but must not modify
-// anything below it. Changed is called at most once, from a goroutine, when
-// another one is to run; not after done has returned.
-func (p *ProviderLease) Retrieve(ctx context.Context, partial bool, changed func()) (conf map[string]any, done func(context.Context) error, err error) {
+// Retrieved is the answer to [ProviderLease.Retrieve].
+type Retrieved struct {
+	// Conf is the remote configuration that is to run; an empty map if there
+	// is none. It must not be modified.
+	Conf map[string]any
+	// NoPipelines means that a Collector without a pipeline is what is wanted:
+	// it waits for its first configuration, or is in safe mode.
+	NoPipelines bool
+	// Done must be called when the configuration is not in use any more.
+	Done func(context.Context) error
+}
+
+// Retrieve returns the remote configuration that is to run. Changed is called at
+// most once, from a goroutine, when another one is to run; not after Done has
+// returned.
+func (p *ProviderLease) Retrieve(ctx context.Context, partial bool, changed func()) (*Retrieved, error) {
 	a := p.agent
 	w := &watch{notify: changed}
 	var answer *served
@@ -81,9 +111,9 @@ func (p *ProviderLease) Retrieve(ctx context.Context, partial bool, changed func
 		answer = a.serving
 		a.watch = w
 	}); err != nil {
-		return nil, nil, fmt.Errorf("retrieving the remote configuration: %w", err)
+		return nil, fmt.Errorf("retrieving the remote configuration: %w", err)
 	}
-	done = func(ctx context.Context) error {
+	done := func(ctx context.Context) error {
 		if err := a.call(ctx, func() {
 			if a.watch == w {
 				a.watch = nil
@@ -93,7 +123,24 @@ func (p *ProviderLease) Retrieve(ctx context.Context, partial bool, changed func
 		}
 		return w.wait(ctx)
 	}
-	return answer.conf, done, nil
+	if answer.failures > 0 && !a.safe {
+		a.log.Load().Warn("Pausing before this start: the last ones failed", zap.Int("failures", answer.failures))
+		if err := p.pause(ctx, answer.failures); err != nil {
+			return nil, errors.Join(err, done(ctx))
+		}
+	}
+	return &Retrieved{Conf: answer.conf, NoPipelines: len(answer.conf) == 0 || a.safe, Done: done}, nil
+}
+
+// pause waits before a start that follows failed ones; being told to end ends
+// it, since the Collector does not listen yet.
+func (p *ProviderLease) pause(ctx context.Context, failures int) error {
+	a := p.agent
+	if err := a.call(ctx, func() { a.pausing = true }); err != nil {
+		return err
+	}
+	err := pause(ctx, failures)
+	return errors.Join(err, a.call(ctx, func() { a.pausing = false }))
 }
 
 // Release tells the agent that the process ends, and gives the lease back. It
@@ -115,19 +162,39 @@ func (p *ProviderLease) Release(ctx context.Context) error {
 // does not listen before its first configuration has started, and not while a
 // component hangs in a reload. Ending is no verdict on a candidate.
 func (a *Agent) toldToStop(s os.Signal) {
-	die := func() {
-		if a.released {
-			return
-		}
-		a.log.Load().Warn("Ending: the Collector does not listen to signals now", zap.Stringer("signal", s))
-		a.step(rollout.Stopping{})
-		process.Die(s)
-	}
-	if a.extension != nil && a.started.IsZero() {
-		die() // the first configuration is still starting
+	if a.told != nil || a.released {
 		return
 	}
-	a.after(stopGrace, die)
+	a.told = s
+	grace := stopGrace
+	switch {
+	case a.pausing, a.extension != nil && a.started.IsZero():
+		grace = 0 // the first configuration is still starting
+	case a.extension == nil && a.instance == 0:
+		// Either that, or no extension belongs to this agent; then the
+		// Collector takes the signal at once.
+		grace = startGrace
+	}
+	a.remind(time.Now().Add(grace))
+}
+
+// remind sends the signal again until the Collector takes it: it may have come
+// when nobody but the agent listened. At the deadline the process ends anyway.
+func (a *Agent) remind(deadline time.Time) {
+	if a.released {
+		return
+	}
+	if !time.Now().Before(deadline) {
+		a.log.Load().Warn("Ending: the Collector does not listen to signals now", zap.Stringer("signal", a.told))
+		a.step(rollout.Stopping{})
+		process.Die(a.told)
+	}
+	a.after(remindAfter, func() {
+		if self, err := os.FindProcess(os.Getpid()); err == nil && !a.released {
+			_ = self.Signal(a.told) // where it cannot be sent, the deadline remains
+		}
+		a.remind(deadline)
+	})
 }
 
 // Peek returns what a process that does not take part must be given, such as
@@ -169,6 +236,9 @@ func Peek(name, stateDir string, purpose process.Purpose) (map[string]any, error
 func (s *store) peekDigest(name string, purpose process.Purpose) (string, error) {
 	if candidate := os.Getenv(preflight.Env); candidate != "" && purpose == process.PurposeDryRun {
 		if digest, of := preflight.ParseCandidate(candidate); of == name {
+			if digest == preflight.None {
+				return "", nil
+			}
 			return digest, nil
 		}
 	}

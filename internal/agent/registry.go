@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/google/uuid"
+	"go.uber.org/zap"
 )
 
 // registry holds the agents of the process by name. It is the package's only
@@ -20,6 +21,12 @@ var registry = struct {
 	// uids are the instance UIDs that were made for agents without a folder:
 	// they hold for the life of the process (specification, instance_uid).
 	uids map[string]uuid.UUID
+	// seen: there was an agent. Created is the logger of a provider that was made
+	// for a Collector.
+	seen    bool
+	created *zap.Logger
+	// fatal is set when an agent was closed because of a FatalError.
+	fatal *ended
 }{
 	agents:  map[string]*Agent{},
 	closing: map[string]chan struct{}{},
@@ -49,7 +56,7 @@ func lease(ctx context.Context, name string, open func() (*Agent, error)) (*Agen
 		if a, err = open(); err != nil {
 			return nil, err
 		}
-		registry.agents[name] = a
+		registry.agents[name], registry.seen = a, true
 		a.start()
 	}
 	a.leases++

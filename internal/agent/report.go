@@ -173,6 +173,13 @@ func (a *Agent) healthNode() health.Node {
 		notes = append(notes, fmt.Sprintf("remote configuration %s failed; running last known good %s",
 			remoteconfig.Ref{Hash: r.Status.Hash}, r.LastKnownGood))
 	}
+	if l := a.machine.Record().Ladder; l.Failures > 0 {
+		notes = append(notes, fmt.Sprintf("the last %d starts failed: %s", l.Failures, l.Reason))
+	}
+	if a.safe {
+		root.Healthy = false
+		root.LastError = "safe mode: nothing but the OpAMP agent runs, waiting for a configuration or a local repair"
+	}
 	if a.provider != nil && a.store == nil {
 		notes = append(notes, a.remoteConfigOff())
 	}

@@ -1,10 +1,12 @@
 package agent
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 	"strings"
 
@@ -21,6 +23,8 @@ const (
 	bodiesFolder = "bodies"
 	uidName      = "instance_uid"
 	requiredName = "required_extensions"
+	// crashName is written by the Go runtime, so it has no checksum.
+	crashName = "crash"
 )
 
 // store reads and writes the agent's records. Its methods work on a nil store,
@@ -185,4 +189,39 @@ func (s *store) required() []string {
 
 func (s *store) saveRequired(ids []string) error {
 	return s.write(requiredName, []byte(strings.Join(ids, "\n")))
+}
+
+// safeName holds the blocks that a process in safe mode runs.
+const safeName = "safe_mode"
+
+func (s *store) saveSafe(blocks safeBlocks) error {
+	data, err := json.Marshal(blocks)
+	if err != nil {
+		return fmt.Errorf("encoding the configuration for safe mode: %w", err)
+	}
+	if former, err := s.read(safeName); err == nil && bytes.Equal(former, data) {
+		return nil
+	}
+	return s.write(safeName, data)
+}
+
+// safe returns the configuration of a process in safe mode; empty if there is
+// none.
+func (s *store) safe() map[string]any {
+	data, err := s.read(safeName)
+	if err != nil {
+		return map[string]any{}
+	}
+	var blocks safeBlocks
+	if err := json.Unmarshal(data, &blocks); err != nil || len(blocks) == 0 {
+		return map[string]any{}
+	}
+	ids := make([]any, 0, len(blocks))
+	for _, id := range slices.Sorted(maps.Keys(blocks)) {
+		ids = append(ids, id)
+	}
+	return map[string]any{
+		"extensions": map[string]any(blocks),
+		"service":    map[string]any{"extensions": ids},
+	}
 }

@@ -19,6 +19,9 @@ import (
 // only under the validate command.
 const Env = "OTELCOL_OPAMP_DRY_RUN"
 
+// None is the candidate "no remote configuration".
+const None = "none"
+
 const (
 	// memoryLimit is the most memory a child may use, in bytes. The largest
 	// distributions were seen to need 90 MB.
@@ -116,7 +119,10 @@ func reason(text string, exit *exec.ExitError) string {
 		return "the dry run panicked" + where + ": " + line
 	}
 	if m := fatalLine.FindString(text); m != "" {
-		return fmt.Sprintf("the dry run died (memory limit %d MiB): %s", memoryLimit>>20, m)
+		if strings.Contains(m, "memory") {
+			m += fmt.Sprintf(" (its limit is %d MiB)", memoryLimit>>20)
+		}
+		return "the dry run died: " + m
 	}
 	if m := errorLine.FindStringIndex(text); m != nil {
 		return strings.TrimSpace(text[m[1]:])

@@ -40,10 +40,21 @@ func (e *LockedError) Error() string {
 		e.Path, who, EnvStateDir)
 }
 
-func acquireLock(root *os.Root, dir string) (*os.File, error) {
+// acquireLock takes the lock. Inherited is the lock's file of this process's
+// former self; the lock belongs to the open file, so that it was never let go.
+func acquireLock(root *os.Root, dir string, inherited *os.File) (*os.File, error) {
 	f, err := root.OpenFile(lockName, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("opening the lock of state folder %q: %w", dir, err)
+	}
+	if inherited != nil {
+		if sameFile(f, inherited) {
+			if err := f.Close(); err != nil {
+				return nil, fmt.Errorf("closing the lock of state folder %q: %w", dir, err)
+			}
+			return inherited, nil
+		}
+		_ = inherited.Close() // of another folder: nothing was written through it
 	}
 	if err := lockFile(f); err != nil {
 		defer f.Close() //nolint:errcheck // nothing was written through it
@@ -65,6 +76,12 @@ func acquireLock(root *os.Root, dir string) (*os.File, error) {
 		return nil, errors.Join(fmt.Errorf("naming the owner of state folder %q: %w", dir, err), f.Close())
 	}
 	return f, nil
+}
+
+func sameFile(a, b *os.File) bool {
+	one, err1 := a.Stat()
+	two, err2 := b.Stat()
+	return err1 == nil && err2 == nil && os.SameFile(one, two)
 }
 
 func rewrite(f *os.File, data []byte) error {

@@ -46,7 +46,10 @@ type Dir struct {
 // Open creates the folder if needed (0700, its parents too), takes its lock and
 // removes what a crash left behind. It returns a [LockedError] if another
 // process owns the folder. The caller must Close the result.
-func Open(dir string) (*Dir, error) {
+//
+// Inherited is the result of [Dir.Lock] in the process's former self, if it was
+// re-executed; nil otherwise. Open takes it over.
+func Open(dir string, inherited *os.File) (*Dir, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("creating state folder: %w", err)
 	}
@@ -54,7 +57,7 @@ func Open(dir string) (*Dir, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening state folder: %w", err)
 	}
-	lock, err := acquireLock(root, dir)
+	lock, err := acquireLock(root, dir, inherited)
 	if err != nil {
 		return nil, errors.Join(err, root.Close())
 	}
@@ -74,6 +77,9 @@ func OpenReadOnly(dir string) (*Dir, error) {
 	}
 	return &Dir{root: root, path: dir, readOnly: true}, nil
 }
+
+// Lock returns the file that holds the lock. It is Dir's.
+func (d *Dir) Lock() *os.File { return d.lock }
 
 // Path returns the folder's path.
 func (d *Dir) Path() string { return d.path }

@@ -19,7 +19,7 @@ import (
 
 func open(t *testing.T, dir string) *statedir.Dir {
 	t.Helper()
-	d, err := statedir.Open(dir)
+	d, err := statedir.Open(dir, nil)
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, d.Close()) })
 	return d
@@ -120,7 +120,7 @@ func TestReadOnlyWritesNothing(t *testing.T) {
 // TestMain lets the test binary play the second process.
 func TestMain(m *testing.M) {
 	if dir := os.Getenv("STATEDIR_TEST_OPEN"); dir != "" {
-		_, err := statedir.Open(dir)
+		_, err := statedir.Open(dir, nil)
 		if _, ok := errors.AsType[*statedir.LockedError](err); ok {
 			fmt.Print(err)
 			os.Exit(3)
@@ -133,7 +133,7 @@ func TestMain(m *testing.M) {
 func TestSecondProcessIsRefusedAndToldTheOwner(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	d, err := statedir.Open(dir)
+	d, err := statedir.Open(dir, nil)
 	require.NoError(t, err)
 	second := func() (string, error) {
 		cmd := exec.CommandContext(t.Context(), os.Args[0])

@@ -1,0 +1,338 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+
+	"github.com/otelcol-opamp/otelcol-opamp/internal/preflight"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/process"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/rollout"
+)
+
+const (
+	// lockFile names the state folder's lock among the files that are handed
+	// over to a successor.
+	lockFile = "lock"
+	// endWork bounds the wait for the agent's own goroutines before the process
+	// is replaced: a dry run that is killed ends at once.
+	endWork = time.Second
+	// safeLook is the time between two looks at whether safe mode can be left.
+	safeLook = 15 * time.Second
+	// firstPause is the pause before a start that follows a failed one; it
+	// doubles up to maxPause. Five starts in a row then take longer than the
+	// 10 s in which systemd allows five.
+	firstPause = 2 * time.Second
+	maxPause   = time.Minute
+)
+
+// Every generated main is a cobra command, and cobra calls its finalizers on the
+// main goroutine when Run has returned or panicked: everything is shut down
+// then, and the process is about to exit (RFC 0001).
+func init() { cobra.OnFinalize(finalize) }
+
+// finalize decides, for a Collector that has ended, whether the process may end
+// too. It replaces the process if an agent's configuration did not start.
+func finalize() {
+	where, panicking := process.Panicking()
+	registry.mu.Lock()
+	agents := make([]*Agent, 0, len(registry.agents))
+	for _, a := range registry.agents {
+		agents = append(agents, a)
+	}
+	fatal, seen := registry.fatal, registry.seen
+	registry.mu.Unlock()
+	if len(agents) == 0 && fatal == nil && !seen {
+		neverRetrieved()
+	}
+	for _, a := range agents {
+		a.hostEnded(where, panicking)
+	}
+	if fatal != nil {
+		fatal.end()
+	}
+}
+
+// neverRetrieved handles a Collector that ended before it asked for the remote
+// configuration: an earlier layer could not be read.
+func neverRetrieved() {
+	registry.mu.Lock()
+	log := registry.created
+	registry.mu.Unlock()
+	if log == nil || process.PurposeOf(os.Args[1:]) != process.PurposeRun {
+		return
+	}
+	for _, uri := range configValues(os.Args[1:]) {
+		rest, ok := strings.CutPrefix(uri, "opamp:")
+		if !ok {
+			continue
+		}
+		name, query, _ := strings.Cut(rest, "?")
+		stateDir, _ := strings.CutPrefix(query, "state_dir=")
+		ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+		p, err := AcquireProvider(ctx, name, stateDir, log)
+		cancel()
+		if err != nil {
+			log.Warn("The process ends", zap.Error(err))
+			return
+		}
+		p.agent.hostEnded("", false)
+	}
+}
+
+// NoteCreated tells that a provider was made for a Collector, whose logger is
+// log. It is the only sign of a Collector that ends before it retrieves.
+func NoteCreated(log *zap.Logger) {
+	registry.mu.Lock()
+	defer registry.mu.Unlock()
+	registry.created = log
+}
+
+// hostEnded replaces the process if the Collector has ended although nobody told
+// it to. Where says where its goroutine panicked, if it did. It returns if the
+// process may exit.
+func (a *Agent) hostEnded(where string, panicking bool) {
+	var ended rollout.HostEnded
+	var ask bool
+	err := a.call(context.Background(), func() {
+		ask = a.provider != nil && !a.released && a.told == nil
+		ended.Reason = hostEndedReason(a)
+	})
+	if err != nil || !ask {
+		return
+	}
+	if panicking {
+		ended.Reason = "the Collector panicked in " + where
+	}
+	if ended.Reason == "" {
+		// Nobody is to blame but what is local. The Collector's error is
+		// printed after this function, that is never; so ask for it.
+		ended.Reason = "the Collector ended while it was starting"
+		local := a.validate(preflight.None)
+		ended.LocalBroken = local.Reason != "" && !local.Transient
+		if !ended.LocalBroken {
+			local = a.validate("")
+		}
+		if local.Reason != "" {
+			ended.Reason = a.scrubber.Text(local.Reason)
+		}
+	}
+	// The step ends in the successor, but for a failure to start one.
+	_ = a.call(context.Background(), func() { a.step(ended) })
+}
+
+// validate dry-runs a candidate, or what runs if it is empty.
+func (a *Agent) validate(candidate string) preflight.Outcome {
+	if candidate != "" && a.name != "" {
+		candidate += "@" + a.name
+	}
+	return a.dryRun(a.working, preflight.Settings{Args: a.args(), Candidate: candidate, Timeout: a.settings.Rollout.PreflightTimeout})
+}
+
+// hostEndedReason says what is known while a candidate was being started; empty
+// without one.
+func hostEndedReason(a *Agent) string {
+	c := a.machine.Record().Candidate
+	switch {
+	case c == nil:
+		return ""
+	case c.Phase == rollout.PhaseRetrieved:
+		return "the Collector could not create what it configures: an extension or the Collector's own telemetry; its log has the error"
+	default:
+		return "the Collector ended while it was starting"
+	}
+}
+
+// ended is what an agent leaves whose Collector ended because of a FatalError.
+type ended struct {
+	log     *zap.Logger
+	reason  string
+	replace bool // a candidate was to blame: run the last known good
+}
+
+func (e *ended) end() {
+	if e.replace {
+		e.log.Warn("Replacing the process", zap.String("reason", e.reason))
+		err := process.Reexec(process.Successor{Reason: e.reason})
+		e.log.Error("The process could not be replaced", zap.Error(err))
+	}
+	// The Collector would exit with 0, which service managers take for the end
+	// of a job.
+	os.Exit(1) //nolint:forbidigo // this is the end of the process
+}
+
+// restart replaces the process. It returns only if the agent is closing.
+func (a *Agent) restart(e rollout.Restart) {
+	a.stuck = e.Reason
+	a.cancel() // the dry run must not outlive this self
+	a.waitForWork()
+	a.log.Load().Warn("Replacing the process", zap.String("reason", e.Reason), zap.Bool("safe_mode", e.SafeMode))
+	if a.provider != nil && a.provider.unwatch != nil {
+		a.provider.unwatch()
+	}
+	if a.told != nil || a.stopWatched() {
+		process.Die(a.told)
+	}
+	successor := process.Successor{Reason: e.Reason}
+	if e.SafeMode && len(a.store.safe()) == 0 {
+		a.log.Load().Error("There is no safe mode to fall back to; the process ends", zap.String("reason", e.Reason))
+		os.Exit(1) //nolint:forbidigo // nothing is left to run
+	}
+	switch {
+	case e.SafeMode:
+		successor.Args, successor.Original = safeArgs(a.args()), a.args()
+	case a.safe:
+		successor.Args = a.args()
+	}
+	if a.store != nil {
+		successor.Keep = map[string]*os.File{lockFile: a.store.dir.Lock()}
+	}
+	err := process.Reexec(successor)
+	a.log.Load().Error("The process could not be replaced and ends; its next start runs what this one was to", zap.Error(err))
+	os.Exit(1) //nolint:forbidigo // the host does not do what it is told
+}
+
+// stopWatched reports whether a signal came while the watch for them ended.
+func (a *Agent) stopWatched() bool {
+	select {
+	case a.told = <-a.signals:
+		return true
+	default:
+		return false
+	}
+}
+
+func (a *Agent) waitForWork() {
+	done := make(chan struct{})
+	go func() {
+		a.work.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(endWork):
+	}
+}
+
+// args are the arguments with which somebody started this process.
+func (a *Agent) args() []string {
+	if a.original != nil {
+		return a.original
+	}
+	return os.Args[1:]
+}
+
+// safeArgs returns the arguments of a process in safe mode: those that are no
+// local layer.
+func safeArgs(args []string) []string {
+	var out []string
+	for i := 0; i < len(args); i++ {
+		name, value, hasValue := strings.Cut(args[i], "=")
+		if name != "--config" && name != "-config" && name != "--set" && name != "-set" {
+			out = append(out, args[i])
+			continue
+		}
+		if !hasValue && i+1 < len(args) {
+			i++
+			value = args[i]
+		}
+		if strings.HasPrefix(value, "opamp:") {
+			out = append(out, "--config="+value)
+		}
+	}
+	return out
+}
+
+// lookToLeaveSafeMode starts the process anew with its own arguments when what
+// is local has changed and passes the dry run.
+func (a *Agent) lookToLeaveSafeMode(entered string) {
+	a.after(safeLook, func() {
+		now := verdictContext(a.args())
+		if now == entered {
+			a.lookToLeaveSafeMode(entered)
+			return
+		}
+		a.work.Go(func() {
+			outcome := a.validate("")
+			a.queue.post(func() {
+				if outcome.Reason == "" {
+					a.step(rollout.Repaired{})
+					return
+				}
+				a.log.Load().Warn("The local configuration has changed and is still not valid", zap.String("reason", a.scrubber.Text(outcome.Reason)))
+				a.lookToLeaveSafeMode(now)
+			})
+		})
+	})
+}
+
+// pause waits before a start that follows failed ones.
+func pause(ctx context.Context, failures int) error {
+	if failures == 0 {
+		return nil
+	}
+	d := firstPause
+	for i := 1; i < failures && d < maxPause; i++ {
+		d *= 2
+	}
+	timer := time.NewTimer(min(d, maxPause))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("waiting before the next start: %w", ctx.Err())
+	}
+}
+
+// safeBlocks are what a process in safe mode runs: this extension and those it
+// needs, as they were written.
+type safeBlocks map[string]any
+
+var errLiteralSecrets = errors.New("there is no safe mode: the block of this extension, or of one it needs, holds secrets as literals; use references such as ${env:TOKEN}")
+
+// saveSafeMode stores the blocks for safe mode, if they hold no secret.
+func (a *Agent) saveSafeMode() {
+	if a.store == nil || a.safe {
+		return
+	}
+	all, _ := a.snapshot.Unexpanded["extensions"].(map[string]any)
+	blocks := safeBlocks{}
+	for _, id := range a.settings.Requires {
+		block, ok := all[id]
+		if !ok {
+			return // the host does not show what was written
+		}
+		blocks[id] = block
+	}
+	if redacted(map[string]any(blocks)) {
+		a.log.Load().Info("Safe mode", zap.Error(errLiteralSecrets))
+		blocks = nil
+	}
+	if err := a.store.saveSafe(blocks); err != nil {
+		a.log.Load().Warn("Saving the configuration for safe mode", zap.Error(err))
+	}
+}
+
+func redacted(value any) bool {
+	switch v := value.(type) {
+	case string:
+		return v == "[REDACTED]"
+	case map[string]any:
+		for _, x := range v {
+			if redacted(x) {
+				return true
+			}
+		}
+	case []any:
+		return slices.ContainsFunc(v, redacted)
+	}
+	return false
+}
