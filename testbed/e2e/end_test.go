@@ -3,6 +3,7 @@
 package e2e_test
 
 import (
+	"syscall"
 	"testing"
 	"time"
 
@@ -52,6 +53,33 @@ func TestStopDuringTheDryRun(t *testing.T) {
 			c.requireAlive()
 		})
 	}
+}
+
+// Whenever in its start a process is told to end, it ends soon: in order if it
+// came so far, or as the signal would have ended it.
+func TestStopWhileStarting(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	w.offer(marking("candidate")) // so that there is something to do
+	args := w.args()
+	const step, steps = 4 * time.Millisecond, 40 // a start takes some 50 ms
+	scale := time.Duration(1)
+	if slow() {
+		scale = 20
+	}
+	for i := range steps {
+		c := w.start(args)
+		after := time.Duration(i) * step * scale
+		<-time.After(after)
+		begin := time.Now()
+		require.Contains(t, []int{0, 128 + int(syscall.SIGTERM)}, c.terminate(), "exit code")
+		require.Lessf(t, time.Since(begin), 10*time.Second, "told to end %s after the start", after)
+	}
+	// None of this is held against the offer.
+	w.start(args)
+	agent := w.managed()
+	offer, _ := w.server.Offered("")
+	w.await(agent, offer.Hash, applied)
 }
 
 // A stop in order says nothing about the configuration in trial: the trial goes
