@@ -135,12 +135,13 @@ func TestTheNewestOfTwoOffersWins(t *testing.T) {
 func TestTheNewestOfManyOffersWins(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{})
-	c := w.start(w.args())
+	profiles := freeAddr(t)
+	c := w.start(w.args(w.layer("profiles.yaml", fmt.Sprintf("extensions: {fault: {pprof: %q}}\nservice: {extensions: [opamp, fault]}", profiles))))
 	agent := w.managed()
 	l := w.load(w.receiver)
 	w.apply(agent, marking("before"))
 	w.seen("before")
-	before := c.usage()
+	before, goroutines := c.usage(), w.goroutines(profiles)
 
 	const offers, pause = 200, 10 * time.Millisecond
 	from := w.server.Mark()
@@ -160,6 +161,7 @@ func TestTheNewestOfManyOffersWins(t *testing.T) {
 	}
 	c.requireNoChildren()
 	eventually(t, func() bool { return c.usage().descriptors <= before.descriptors }, "descriptors must not grow")
+	eventually(t, func() bool { return w.goroutines(profiles) <= goroutines }, "goroutines must not grow")
 	l.requireNothingLost()
 	w.requireOneSession()
 	t.Logf("%d offers, %d reloads", offers, c.count(logReload))

@@ -206,6 +206,14 @@ func (c *collector) usage() usage {
 	return usage{descriptors, threads, memory}
 }
 
+// goroutines returns how many goroutines a process has that serves its profiles.
+func (w *world) goroutines(profiles string) int {
+	w.t.Helper()
+	n, err := otelcol.GoroutineCount(patiently(w.t), "http://"+profiles)
+	require.NoError(w.t, err)
+	return n
+}
+
 // count returns how many lines of the log contain the text.
 func (c *collector) count(text string) int {
 	n := 0

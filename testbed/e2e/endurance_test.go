@@ -17,15 +17,13 @@ func TestManyAppliedConfigurationsLeaveNothingBehind(t *testing.T) {
 	t.Parallel()
 	// warmUp is after what the runtime, the libraries and the history of
 	// configurations (five earlier ones) have settled.
-	changes, warmUp := 200, 20
-	if slow() {
-		changes = 60
-	}
+	const changes, warmUp = 200, 20
 	// The runtime starts a thread when others are busy in the kernel, and never
 	// ends one. One for each tenth change would be a leak.
-	moreThreads := (changes - warmUp) / 10
+	const moreThreads = (changes - warmUp) / 10
 	w := newWorld(t, options{rollout: "{trial_period: 1ms}"})
-	c := w.start(w.args())
+	profiles := freeAddr(t)
+	c := w.start(w.args(w.layer("profiles.yaml", fmt.Sprintf("extensions: {fault: {pprof: %q}}\nservice: {extensions: [opamp, fault]}", profiles))))
 	agent := w.managed()
 	l := w.load(w.receiver)
 	change := func(from, to int) {
@@ -36,10 +34,11 @@ func TestManyAppliedConfigurationsLeaveNothingBehind(t *testing.T) {
 		c.requireNoChildren()
 	}
 	change(0, warmUp)
-	before := c.usage()
+	before, goroutines := c.usage(), w.goroutines(profiles)
 	change(warmUp, changes)
 	assert.Equal(t, changes, c.count(logReload))
 	eventually(t, func() bool { return c.usage().descriptors <= before.descriptors }, "descriptors must not grow")
+	eventually(t, func() bool { return w.goroutines(profiles) <= goroutines }, "goroutines must not grow")
 	after := c.usage()
 	t.Logf("after %d changes: %+v, after %d: %+v", warmUp, before, changes, after)
 	assert.LessOrEqual(t, after.threads, before.threads+moreThreads)

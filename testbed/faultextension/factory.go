@@ -7,6 +7,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"time"
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/extension"
@@ -21,6 +25,9 @@ type Config struct {
 	Fault fault.Config `mapstructure:",squash"`
 	// ReadyError makes Ready return an error, which ends the Collector.
 	ReadyError bool `mapstructure:"ready_error"`
+	// Pprof is the loopback address at which the profiles of the process are
+	// served while the extension runs; none if empty.
+	Pprof string `mapstructure:"pprof"`
 }
 
 // NewFactory creates the factory.
@@ -48,14 +55,49 @@ func create(_ context.Context, set extension.Settings, cfg component.Config) (ex
 // faultExtension is safe for concurrent use: Ready and NotReady only read.
 type faultExtension struct {
 	*fault.Component
-	cfg *Config
-	id  component.ID
+	cfg      *Config
+	id       component.ID
+	profiles *http.Server
+	served   chan struct{}
 }
 
 var (
 	_ extension.Extension                   = (*faultExtension)(nil)
 	_ extensioncapabilities.PipelineWatcher = (*faultExtension)(nil)
 )
+
+// Start implements component.Component.
+func (e *faultExtension) Start(ctx context.Context, host component.Host) error {
+	if e.cfg.Pprof != "" {
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", e.cfg.Pprof)
+		if err != nil {
+			return fmt.Errorf("listening for requests for profiles: %w", err)
+		}
+		mux := http.NewServeMux()
+		mux.HandleFunc("/debug/pprof/", pprof.Index)
+		e.profiles = &http.Server{Handler: mux, ReadHeaderTimeout: requestTimeout}
+		e.served = make(chan struct{})
+		go func() {
+			defer close(e.served)
+			_ = e.profiles.Serve(l) // ends with Close
+		}()
+	}
+	return e.Component.Start(ctx, host)
+}
+
+// requestTimeout bounds the wait for a request's header.
+const requestTimeout = 5 * time.Second
+
+// Shutdown implements component.Component.
+func (e *faultExtension) Shutdown(ctx context.Context) error {
+	if e.profiles != nil {
+		if err := e.profiles.Close(); err != nil {
+			return fmt.Errorf("ending the server of profiles: %w", err)
+		}
+		<-e.served
+	}
+	return e.Component.Shutdown(ctx)
+}
 
 // Ready implements extensioncapabilities.PipelineWatcher.
 func (e *faultExtension) Ready() error {

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// GoroutineCount asks a pprof extension for the number of goroutines. The endpoint
+// GoroutineCount asks a Collector that serves its profiles for the number of goroutines. The endpoint
 // is its base URL, for example http://127.0.0.1:1777.
 func GoroutineCount(ctx context.Context, endpoint string) (int, error) {
 	url := strings.TrimSuffix(endpoint, "/") + "/debug/pprof/goroutine?debug=1"
