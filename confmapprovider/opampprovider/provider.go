@@ -53,7 +53,7 @@ func newProvider(set confmap.ProviderSettings) confmap.Provider {
 	if log == nil {
 		log = zap.NewNop()
 	} else {
-		agent.NoteCreated(log)
+		agent.NoteCreated()
 	}
 	return &provider{log: log, leases: map[string]*agent.ProviderLease{}, dirs: map[string]string{}}
 }

@@ -162,7 +162,7 @@ func (a *Agent) start() {
 		a.log.Load().Warn("State folder", zap.String("note", note))
 	}
 	a.required = a.store.required()
-	booted := rollout.Booted{Record: record, BootID: process.BootID(), SafeMode: a.safe}
+	booted := rollout.Booted{Record: record, BootID: process.BootID(), SafeMode: a.safe, NoSafeMode: !a.canBeSafe()}
 	if a.store != nil {
 		booted.Evidence = a.crashes()
 	}
@@ -248,7 +248,7 @@ func (a *Agent) close(ctx context.Context) error {
 	}
 	if a.fatal != "" && a.told == nil {
 		registry.mu.Lock()
-		registry.fatal = &ended{log: a.log.Load(), reason: a.fatal, replace: a.machine.State() == rollout.RollingBack}
+		registry.fatal = &ended{reason: a.fatal, replace: a.machine.State() == rollout.RollingBack}
 		registry.mu.Unlock()
 	}
 	return err

@@ -6,7 +6,6 @@ import (
 	"sync"
 
 	"github.com/google/uuid"
-	"go.uber.org/zap"
 )
 
 // registry holds the agents of the process by name. It is the package's only
@@ -21,10 +20,8 @@ var registry = struct {
 	// uids are the instance UIDs that were made for agents without a folder:
 	// they hold for the life of the process (specification, instance_uid).
 	uids map[string]uuid.UUID
-	// seen: there was an agent. Created is the logger of a provider that was made
-	// for a Collector.
-	seen    bool
-	created *zap.Logger
+	// seen: there was an agent. Created: a provider was made for a Collector.
+	seen, created bool
 	// fatal is set when an agent was closed because of a FatalError.
 	fatal *ended
 }{

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/otelcol-opamp/otelcol-opamp/internal/preflight"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/process"
@@ -53,6 +54,7 @@ func finalize() {
 		neverRetrieved()
 	}
 	for _, a := range agents {
+		a.log.Store(lastLogger()) // the service's has been shut down
 		a.hostEnded(where, panicking)
 	}
 	if fatal != nil {
@@ -60,15 +62,24 @@ func finalize() {
 	}
 }
 
+// lastLogger returns a logger for the time after the Collector has ended. It
+// looks like the Collector's own at that time.
+func lastLogger() *zap.Logger {
+	encoding := zap.NewProductionEncoderConfig()
+	encoding.EncodeTime = zapcore.ISO8601TimeEncoder
+	return zap.New(zapcore.NewCore(zapcore.NewConsoleEncoder(encoding), zapcore.Lock(os.Stderr), zapcore.InfoLevel))
+}
+
 // neverRetrieved handles a Collector that ended before it asked for the remote
 // configuration: an earlier layer could not be read.
 func neverRetrieved() {
 	registry.mu.Lock()
-	log := registry.created
+	created := registry.created
 	registry.mu.Unlock()
-	if log == nil || process.PurposeOf(os.Args[1:]) != process.PurposeRun {
+	if !created || process.PurposeOf(os.Args[1:]) != process.PurposeRun {
 		return
 	}
+	log := lastLogger()
 	for _, uri := range configValues(os.Args[1:]) {
 		rest, ok := strings.CutPrefix(uri, "opamp:")
 		if !ok {
@@ -87,12 +98,12 @@ func neverRetrieved() {
 	}
 }
 
-// NoteCreated tells that a provider was made for a Collector, whose logger is
-// log. It is the only sign of a Collector that ends before it retrieves.
-func NoteCreated(log *zap.Logger) {
+// NoteCreated tells that a provider was made for a Collector. It is the only
+// sign of a Collector that ends before it retrieves.
+func NoteCreated() {
 	registry.mu.Lock()
 	defer registry.mu.Unlock()
-	registry.created = log
+	registry.created = true
 }
 
 // hostEnded replaces the process if the Collector has ended although nobody told
@@ -124,9 +135,13 @@ func (a *Agent) hostEnded(where string, panicking bool) {
 			ended.Reason = a.scrubber.Text(local.Reason)
 		}
 	}
+	ended.NoSafeMode = !a.canBeSafe()
 	// The step ends in the successor, but for a failure to start one.
 	_ = a.call(context.Background(), func() { a.step(ended) })
 }
+
+// canBeSafe reports whether there is something to run in safe mode.
+func (a *Agent) canBeSafe() bool { return len(a.store.safe()) > 0 }
 
 // validate dry-runs a candidate, or what runs if it is empty.
 func (a *Agent) validate(candidate string) preflight.Outcome {
@@ -152,16 +167,16 @@ func hostEndedReason(a *Agent) string {
 
 // ended is what an agent leaves whose Collector ended because of a FatalError.
 type ended struct {
-	log     *zap.Logger
 	reason  string
 	replace bool // a candidate was to blame: run the last known good
 }
 
 func (e *ended) end() {
 	if e.replace {
-		e.log.Warn("Replacing the process", zap.String("reason", e.reason))
+		log := lastLogger()
+		log.Warn("Replacing the process", zap.String("reason", e.reason))
 		err := process.Reexec(process.Successor{Reason: e.reason})
-		e.log.Error("The process could not be replaced", zap.Error(err))
+		log.Error("The process could not be replaced", zap.Error(err))
 	}
 	// The Collector would exit with 0, which service managers take for the end
 	// of a job.
@@ -181,10 +196,6 @@ func (a *Agent) restart(e rollout.Restart) {
 		process.Die(a.told)
 	}
 	successor := process.Successor{Reason: e.Reason}
-	if e.SafeMode && len(a.store.safe()) == 0 {
-		a.log.Load().Error("There is no safe mode to fall back to; the process ends", zap.String("reason", e.Reason))
-		os.Exit(1) //nolint:forbidigo // nothing is left to run
-	}
 	switch {
 	case e.SafeMode:
 		successor.Args, successor.Original = safeArgs(a.args()), a.args()

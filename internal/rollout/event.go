@@ -16,6 +16,8 @@ type Booted struct {
 	Evidence string
 	// SafeMode means that the process was started to run nothing but the agent.
 	SafeMode bool
+	// NoSafeMode means that there is nothing that could be run in safe mode.
+	NoSafeMode bool
 }
 
 // Offered means that the server sent a remote configuration.
@@ -106,6 +108,8 @@ type HostEnded struct {
 	// LocalBroken means that not even the local layers can be read: no rung but
 	// safe mode can do without them.
 	LocalBroken bool
+	// NoSafeMode is as in [Booted].
+	NoSafeMode bool
 }
 
 // Repaired means that a process in safe mode found that what is local has

@@ -75,6 +75,8 @@ type Machine struct {
 	bootID string
 	// safe: this process runs nothing but the agent.
 	safe bool
+	// noSafe: there is nothing that could be run in safe mode.
+	noSafe bool
 	// retired: the attached service was told to stop and nothing was retrieved
 	// since.
 	retired bool
@@ -219,7 +221,7 @@ func (m *Machine) become(s State, ref remoteconfig.Ref, reason string) {
 // A machine that was rebooted takes the process with it, which proves nothing;
 // but a configuration that keeps taking the machine with it is no good either.
 func (m *Machine) booted(e Booted) {
-	m.record, m.bootID, m.safe = e.Record.clone(), e.BootID, e.SafeMode
+	m.record, m.bootID, m.safe, m.noSafe = e.Record.clone(), e.BootID, e.SafeMode, e.NoSafeMode
 	if c := m.record.Candidate; c != nil {
 		rebooted := c.BootID != e.BootID
 		switch {
@@ -248,6 +250,16 @@ const maxResumed = 2
 func join(reason string, more ...string) string {
 	known := slices.DeleteFunc(append([]string{reason}, more...), func(s string) bool { return s == "" })
 	return strings.Join(known, "; before that: ")
+}
+
+// rung returns what is to run without a candidate. Where there is no safe mode
+// the last known good is tried again and again, with pauses.
+func (m *Machine) rung() (Rung, remoteconfig.Ref) {
+	rung, ref := m.record.rung()
+	if rung == RungSafeMode && m.noSafe {
+		return RungLastKnownGood, m.record.LastKnownGood
+	}
+	return rung, ref
 }
 
 // fall goes down the ladder by one failed start.
@@ -284,7 +296,19 @@ func (m *Machine) evidence(e Evidence) {
 func (m *Machine) hostEnded(e HostEnded) {
 	c := m.record.Candidate
 	reason := e.Reason
+	m.noSafe = e.NoSafeMode
 	m.record.Ladder.Starting = false // the successor is not to count it again
+	if e.LocalBroken && m.noSafe {
+		// Nothing that this process could become would be any better: it ends
+		// with the host's own error, as every Collector does.
+		m.stopping()
+		return
+	}
+	if c == nil {
+		if evidence, ok := m.unhealthy(); ok {
+			reason = join(reason, evidence)
+		}
+	}
 	switch {
 	case e.LocalBroken:
 		m.record.Ladder.Failures = m.record.bottom() - 1
@@ -297,7 +321,7 @@ func (m *Machine) hostEnded(e HostEnded) {
 		m.fall(reason)
 	}
 	m.stopped = true
-	rung, _ := m.record.rung()
+	rung, _ := m.rung()
 	m.do(Restart{Reason: reason, SafeMode: m.record.Candidate == nil && rung == RungSafeMode})
 }
 
@@ -410,7 +434,7 @@ func (m *Machine) target() remoteconfig.Ref {
 	if m.record.Candidate != nil && !m.safe {
 		return m.record.Candidate.Ref
 	}
-	_, ref := m.record.rung()
+	_, ref := m.rung()
 	return ref
 }
 
@@ -442,14 +466,14 @@ func (m *Machine) retrieve(e Retrieve) {
 // mustGoSafe reports whether only safe mode is left and this process, started by
 // somebody else, is not in it.
 func (m *Machine) mustGoSafe() bool {
-	rung, _ := m.record.rung()
+	rung, _ := m.rung()
 	return rung == RungSafeMode && m.record.Candidate == nil && !m.safe
 }
 
 func (m *Machine) serve() {
 	m.generation++
 	m.served = m.target()
-	rung, _ := m.record.rung()
+	rung, _ := m.rung()
 	failures := m.record.Ladder.Failures
 	if m.generation > 1 || m.record.Candidate != nil {
 		failures = 0 // no start of a process, or one that is not to blame
@@ -609,7 +633,7 @@ func (m *Machine) timerFired(e TimerFired) {
 	case 0:
 	case m.stable:
 		m.stable = 0
-		if rung, _ := m.record.rung(); rung == RungLastKnownGood {
+		if rung, _ := m.rung(); rung == RungLastKnownGood {
 			m.record.Ladder = Ladder{}
 			var report []Effect
 			if m.lastKnownGoodFailed() {
@@ -680,7 +704,7 @@ func (m *Machine) verdict(reason string, between ...Effect) {
 // point 9: the server must see that the hash it sent failed, and what runs
 // instead.
 func (m *Machine) rolledBack(reason string) string {
-	rung, ref := m.record.rung()
+	rung, ref := m.rung()
 	text := strings.TrimSpace(reason) + "; running " + string(rung)
 	if rung == RungLastKnownGood || rung == RungEarlier {
 		text += " " + ref.String()

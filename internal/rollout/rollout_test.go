@@ -59,6 +59,8 @@ type env struct {
 	out     strings.Builder
 	// safe: the next process is to run nothing but the agent.
 	safe bool
+	// noSafe: there is no safe mode.
+	noSafe bool
 	// bootID is that of the machine.
 	bootID string
 	// diskFull makes every Persist fail.
@@ -102,6 +104,7 @@ func (e *env) command(t *testing.T, d *datadriven.TestData) string {
 	switch d.Cmd {
 	case "boot": // lkg=A candidate=B phase=ready evidence=… status=applied
 		e.disk = rollout.Record{LastKnownGood: ref(arg("lkg"))}
+		e.noSafe = d.HasArg("no-safe-mode")
 		if !e.disk.LastKnownGood.IsZero() {
 			e.disk.Status = rollout.Status{Hash: e.disk.LastKnownGood.Hash, State: rollout.StatusApplied}
 		}
@@ -143,7 +146,7 @@ func (e *env) command(t *testing.T, d *datadriven.TestData) string {
 	case "disk": // disk full, disk ok
 		e.diskFull = word(0) == "full"
 	case "host-ended": // host-ended [local], the reason as input
-		e.step(rollout.HostEnded{Reason: strings.TrimSpace(d.Input), LocalBroken: d.HasArg("local")})
+		e.step(rollout.HostEnded{Reason: strings.TrimSpace(d.Input), LocalBroken: d.HasArg("local"), NoSafeMode: e.noSafe})
 	case "repaired":
 		e.step(rollout.Repaired{})
 	case "evidence": // evidence [fatal], the text as input
@@ -174,7 +177,7 @@ func (e *env) boot() {
 	clear(e.timers)
 	safe := e.safe
 	e.safe = false
-	e.step(rollout.Booted{Record: e.disk, BootID: e.bootID, SafeMode: safe})
+	e.step(rollout.Booted{Record: e.disk, BootID: e.bootID, SafeMode: safe, NoSafeMode: e.noSafe})
 }
 
 func (e *env) step(event rollout.Event) {
