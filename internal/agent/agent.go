@@ -248,7 +248,7 @@ func (a *Agent) close(ctx context.Context) error {
 	}
 	if a.fatal != "" && a.told == nil {
 		registry.mu.Lock()
-		registry.fatal = &ended{reason: a.fatal, replace: a.machine.State() == rollout.RollingBack}
+		registry.fatal = &ended{signals: a.signals, reason: a.fatal, replace: a.machine.State() == rollout.RollingBack}
 		registry.mu.Unlock()
 	}
 	return err

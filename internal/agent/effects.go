@@ -180,7 +180,10 @@ func (a *Agent) serve(e rollout.Serve) {
 		}
 	}
 	a.latest = conf
-	a.serving = &served{conf: keepExtensions(conf, keptExtensions(a.name, a.args(), a.required)), ref: e.Ref, failures: e.Failures}
+	if !a.safe { // safe mode is complete, and has no block of any other extension
+		conf = keepExtensions(conf, keptExtensions(a.name, a.args(), a.required))
+	}
+	a.serving = &served{conf: conf, ref: e.Ref, failures: e.Failures}
 }
 
 func (a *Agent) offer(digest string) (remoteconfig.Offer, error) {

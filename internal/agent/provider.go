@@ -71,7 +71,7 @@ func AcquireProvider(ctx context.Context, name, stateDir string, log *zap.Logger
 		a.provider = p
 		a.log.Store(log)
 		if a.safe {
-			a.lookToLeaveSafeMode(verdictContext(a.args()))
+			a.lookToLeaveSafeMode(verdictContext(a.args()), time.Now())
 		}
 		a.after(pairTimeout, func() {
 			if a.provider == p && a.extension == nil && a.instance == 0 {
@@ -123,7 +123,10 @@ func (p *ProviderLease) Retrieve(ctx context.Context, partial bool, changed func
 		}
 		return w.wait(ctx)
 	}
-	if answer.failures > 0 && !a.safe {
+	if answer == nil {
+		return nil, errClosed // a process that was told to end
+	}
+	if answer.failures > 0 {
 		a.log.Load().Warn("Pausing before this start: the last ones failed", zap.Int("failures", answer.failures))
 		if err := p.pause(ctx, answer.failures); err != nil {
 			return nil, errors.Join(err, done(ctx))
@@ -148,11 +151,14 @@ func (p *ProviderLease) pause(ctx context.Context, failures int) error {
 func (p *ProviderLease) Release(ctx context.Context) error {
 	p.once.Do(func() {
 		a := p.agent
+		fatal := false
 		p.err = a.call(ctx, func() {
-			a.watch, a.released = nil, true
+			a.watch, a.released, fatal = nil, true, a.fatal != ""
 			a.step(rollout.Stopping{})
 		})
-		p.unwatch()
+		if !fatal { // after a FatalError the end may take a while, and be no end
+			p.unwatch()
+		}
 		p.err = errors.Join(p.err, release(ctx, a))
 	})
 	return p.err

@@ -170,8 +170,12 @@ func (a *Agent) healthNode() health.Node {
 		notes = append(notes, "waiting for configuration")
 	}
 	if r := a.machine.Record(); r.Status.State == rollout.StatusFailed {
-		notes = append(notes, fmt.Sprintf("remote configuration %s failed; running last known good %s",
-			remoteconfig.Ref{Hash: r.Status.Hash}, r.LastKnownGood))
+		running, ref := a.machine.Rung()
+		note := fmt.Sprintf("remote configuration %s failed; running %s", remoteconfig.Ref{Hash: r.Status.Hash}, running)
+		if running == rollout.RungLastKnownGood || running == rollout.RungEarlier {
+			note += " " + ref.String()
+		}
+		notes = append(notes, note)
 	}
 	if l := a.machine.Record().Ladder; l.Failures > 0 {
 		notes = append(notes, fmt.Sprintf("the last %d starts failed: %s", l.Failures, l.Reason))

@@ -16,6 +16,7 @@ import (
 	"github.com/otelcol-opamp/otelcol-opamp/internal/preflight"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/process"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/rollout"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/scrub"
 )
 
 const (
@@ -27,6 +28,9 @@ const (
 	endWork = time.Second
 	// safeLook is the time between two looks at whether safe mode can be left.
 	safeLook = 15 * time.Second
+	// safeRetry is the time after which safe mode is left without a sign of a
+	// repair: rarely enough not to be a loop.
+	safeRetry = 5 * time.Minute
 	// firstPause is the pause before a start that follows a failed one; it
 	// doubles up to maxPause. Five starts in a row then take longer than the
 	// 10 s in which systemd allows five.
@@ -111,10 +115,15 @@ func NoteCreated() {
 // process may exit.
 func (a *Agent) hostEnded(where string, panicking bool) {
 	var ended rollout.HostEnded
-	var ask bool
+	var ask, retrieved bool
+	var validate func(candidate string) preflight.Outcome
+	var scrubber *scrub.Scrubber
 	err := a.call(context.Background(), func() {
 		ask = a.provider != nil && !a.released && a.told == nil
+		retrieved = a.machine.Generation() > 0
 		ended.Reason = hostEndedReason(a)
+		ended.NoSafeMode = !a.canBeSafe()
+		validate, scrubber = a.validator(), a.scrubber
 	})
 	if err != nil || !ask {
 		return
@@ -122,33 +131,53 @@ func (a *Agent) hostEnded(where string, panicking bool) {
 	if panicking {
 		ended.Reason = "the Collector panicked in " + where
 	}
-	if ended.Reason == "" {
+	if ended.Reason == "" || !retrieved {
 		// Nobody is to blame but what is local. The Collector's error is
 		// printed after this function, that is never; so ask for it.
-		ended.Reason = "the Collector ended while it was starting"
-		local := a.validate(preflight.None)
-		ended.LocalBroken = local.Reason != "" && !local.Transient
-		if !ended.LocalBroken {
-			local = a.validate("")
+		outcome := validate("")
+		broken := outcome.Reason != "" && !outcome.Transient
+		if broken {
+			local := validate(preflight.None)
+			ended.LocalBroken = local.Reason != "" && !local.Transient
 		}
-		if local.Reason != "" {
-			ended.Reason = a.scrubber.Text(local.Reason)
+		switch {
+		case broken:
+			ended.Reason = scrubber.Text(outcome.Reason)
+		case ended.Reason == "":
+			ended.Reason = "the Collector ended while it was starting"
 		}
 	}
-	ended.NoSafeMode = !a.canBeSafe()
 	// The step ends in the successor, but for a failure to start one.
-	_ = a.call(context.Background(), func() { a.step(ended) })
+	_ = a.call(context.Background(), func() {
+		if !retrieved && (!ended.LocalBroken || ended.NoSafeMode || a.machine.Record().Candidate != nil) {
+			// The successor would get no further than this process did; let it
+			// end with the Collector's own error.
+			a.step(rollout.Stopping{})
+			return
+		}
+		a.step(ended)
+	})
 }
 
-// canBeSafe reports whether there is something to run in safe mode.
-func (a *Agent) canBeSafe() bool { return len(a.store.safe()) > 0 }
+// canBeSafe reports whether there is something to run in safe mode, and a way to
+// get there.
+func (a *Agent) canBeSafe() bool {
+	return process.CanReexec && len(a.store.safe()) > 0 &&
+		slices.ContainsFunc(safeArgs(a.args()), func(arg string) bool { return strings.HasPrefix(arg, "--config=opamp:") })
+}
 
-// validate dry-runs a candidate, or what runs if it is empty.
-func (a *Agent) validate(candidate string) preflight.Outcome {
-	if candidate != "" && a.name != "" {
-		candidate += "@" + a.name
+// validator returns what dry-runs a candidate, or what runs if that is empty. It
+// may be called by any goroutine.
+func (a *Agent) validator() func(candidate string) preflight.Outcome {
+	set := preflight.Settings{Args: a.args(), Timeout: a.settings.Rollout.PreflightTimeout}
+	dryRun, name, ctx := a.dryRun, a.name, a.working
+	return func(candidate string) preflight.Outcome {
+		set.Candidate = candidate
+		if candidate != "" && name != "" {
+			set.Candidate += "@" + name
+		}
+		return dryRun(ctx, set)
 	}
-	return a.dryRun(a.working, preflight.Settings{Args: a.args(), Candidate: candidate, Timeout: a.settings.Rollout.PreflightTimeout})
 }
 
 // hostEndedReason says what is known while a candidate was being started; empty
@@ -167,11 +196,17 @@ func hostEndedReason(a *Agent) string {
 
 // ended is what an agent leaves whose Collector ended because of a FatalError.
 type ended struct {
+	signals <-chan os.Signal
 	reason  string
 	replace bool // a candidate was to blame: run the last known good
 }
 
 func (e *ended) end() {
+	select {
+	case s := <-e.signals:
+		process.Die(s)
+	default:
+	}
 	if e.replace {
 		log := lastLogger()
 		log.Warn("Replacing the process", zap.String("reason", e.reason))
@@ -183,7 +218,7 @@ func (e *ended) end() {
 	os.Exit(1) //nolint:forbidigo // this is the end of the process
 }
 
-// restart replaces the process. It returns only if the agent is closing.
+// restart replaces the process. It does not return.
 func (a *Agent) restart(e rollout.Restart) {
 	a.stuck = e.Reason
 	a.cancel() // the dry run must not outlive this self
@@ -262,23 +297,26 @@ func safeArgs(args []string) []string {
 }
 
 // lookToLeaveSafeMode starts the process anew with its own arguments when what
-// is local has changed and passes the dry run.
-func (a *Agent) lookToLeaveSafeMode(entered string) {
+// is local has changed and passes the dry run. What is not local may have been
+// at fault (a server of configurations, a port), so that it also tries without
+// a change, rarely.
+func (a *Agent) lookToLeaveSafeMode(entered string, since time.Time) {
 	a.after(safeLook, func() {
 		now := verdictContext(a.args())
-		if now == entered {
-			a.lookToLeaveSafeMode(entered)
+		if now == entered && time.Since(since) < safeRetry {
+			a.lookToLeaveSafeMode(entered, since)
 			return
 		}
+		validate := a.validator()
 		a.work.Go(func() {
-			outcome := a.validate("")
+			outcome := validate("")
 			a.queue.post(func() {
 				if outcome.Reason == "" {
 					a.step(rollout.Repaired{})
 					return
 				}
-				a.log.Load().Warn("The local configuration has changed and is still not valid", zap.String("reason", a.scrubber.Text(outcome.Reason)))
-				a.lookToLeaveSafeMode(now)
+				a.log.Load().Warn("The configuration with which safe mode could be left is not valid", zap.String("reason", a.scrubber.Text(outcome.Reason)))
+				a.lookToLeaveSafeMode(now, time.Now())
 			})
 		})
 	})

@@ -6,14 +6,16 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 )
 
 // Die ends the process as the signal would have if nobody had listened, so that
 // a service manager sees what it expects. It does not return.
 func Die(s os.Signal) {
 	signal.Reset(s)
-	if number, ok := s.(syscall.Signal); ok {
-		_ = syscall.Kill(os.Getpid(), number)
-	}
-	select {} // the signal is on its way
+	number, _ := s.(syscall.Signal)
+	_ = syscall.Kill(os.Getpid(), number)
+	// The signal is on its way, unless it was ignored when the process started.
+	time.Sleep(time.Second)
+	os.Exit(128 + int(number)) //nolint:forbidigo // this is what it is for
 }

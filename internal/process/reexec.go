@@ -70,6 +70,7 @@ func (i Inherited) File(name string) *os.File {
 	if !ok {
 		return nil
 	}
+	closeOnExec(fd) // it was to survive one execve, not to be inherited by children
 	return os.NewFile(fd, name)
 }
 

@@ -12,6 +12,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// CanReexec reports whether [Reexec] can work on this system.
+const CanReexec = true
+
+func closeOnExec(fd uintptr) { unix.CloseOnExec(int(fd)) }
+
 // Reexec replaces the process by a new one of the same executable, in the same
 // PID. It returns only if it fails. The caller has stopped what must not be cut
 // off, and has stopped listening for signals: from here on SIGTERM and SIGINT

@@ -53,7 +53,8 @@ type Candidate struct {
 	// BootID identifies the boot of the machine in which Phase was reached: a
 	// process that died with the machine proves nothing.
 	BootID string `json:"boot_id,omitempty"`
-	// Resumed counts the trials that ended with the machine.
+	// Resumed counts the trials that ended with the machine, or with somebody
+	// stopping a process that did not come up.
 	Resumed int `json:"resumed,omitempty"`
 }
 

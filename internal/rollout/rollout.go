@@ -75,6 +75,8 @@ type Machine struct {
 	bootID string
 	// safe: this process runs nothing but the agent.
 	safe bool
+	// fatal: the host was told of a FatalError.
+	fatal bool
 	// noSafe: there is nothing that could be run in safe mode.
 	noSafe bool
 	// retired: the attached service was told to stop and nothing was retrieved
@@ -225,7 +227,7 @@ func (m *Machine) booted(e Booted) {
 	if c := m.record.Candidate; c != nil {
 		rebooted := c.BootID != e.BootID
 		switch {
-		case c.Phase == PhasePending || c.Phase == PhaseTriggered:
+		case (c.Phase == PhasePending || c.Phase == PhaseTriggered) && c.Resumed <= maxResumed:
 			m.become(Applying, c.Ref, "resuming after a restart")
 		case rebooted && c.Resumed < maxResumed:
 			c.Resumed++
@@ -251,6 +253,10 @@ func join(reason string, more ...string) string {
 	known := slices.DeleteFunc(append([]string{reason}, more...), func(s string) bool { return s == "" })
 	return strings.Join(known, "; before that: ")
 }
+
+// Rung returns on which rung of the ladder the process is, and what is to run
+// there.
+func (m *Machine) Rung() (Rung, remoteconfig.Ref) { return m.rung() }
 
 // rung returns what is to run without a candidate. Where there is no safe mode
 // the last known good is tried again and again, with pauses.
@@ -311,7 +317,7 @@ func (m *Machine) hostEnded(e HostEnded) {
 	}
 	switch {
 	case e.LocalBroken:
-		m.record.Ladder.Failures = m.record.bottom() - 1
+		m.record.Ladder.Failures = max(m.record.Ladder.Failures, m.record.bottom()-1)
 		m.fall(reason)
 	case c != nil && (c.Phase == PhaseTriggered || c.Phase == PhasePending), m.retired:
 		reason = "the retiring configuration did not stop in order: " + reason // no verdict
@@ -478,6 +484,9 @@ func (m *Machine) serve() {
 	if m.generation > 1 || m.record.Candidate != nil {
 		failures = 0 // no start of a process, or one that is not to blame
 	}
+	if m.safe {
+		failures = max(0, failures-m.record.bottom()) // those of safe mode itself
+	}
 	m.do(Serve{Generation: m.generation, Ref: m.served, Rung: rung, Failures: failures})
 	if m.state == Applying || m.state == RollingBack {
 		m.timer = m.startTimer(ApplyTimer)
@@ -506,9 +515,7 @@ func (m *Machine) becomeReady(e Ready) {
 	if m.record.Ladder.Starting {
 		m.record.Ladder.Starting = false
 		m.persist(false)
-		if m.record.Ladder.Failures > 0 || m.lastKnownGoodFailed() {
-			m.stable = m.startTimer(StableTimer)
-		}
+		m.stable = m.startTimer(StableTimer)
 	}
 	switch m.state {
 	case Applying:
@@ -554,7 +561,8 @@ func (m *Machine) notReady(e NotReady) {
 	}
 	// A service that never was ready is no retiring one: the host stops what it
 	// could not start, too.
-	m.retired = m.ready
+	// Nor is one that ends at once.
+	m.retired = m.ready && m.stable == 0
 	m.ready = false
 	if m.state == Trial {
 		// Somebody asked for a reload. The trial begins again with it, and a
@@ -598,7 +606,12 @@ func (m *Machine) componentStatus(e ComponentStatus) {
 	}
 	reason, bad := m.unhealthy()
 	c := m.record.Candidate
+	m.fatal = m.fatal || e.State == ComponentFatal
 	switch {
+	case bad && e.State == ComponentFatal && c == nil && !m.ready && !m.retired:
+		// The same deadlock, with nobody to blame but what should run.
+		m.fall(reason)
+		m.do(Restart{Reason: reason, SafeMode: m.mustGoSafe()})
 	case !bad:
 	case m.state == Applying && c.Phase == PhaseTriggered:
 		// It is the retiring service that fails.
@@ -633,7 +646,7 @@ func (m *Machine) timerFired(e TimerFired) {
 	case 0:
 	case m.stable:
 		m.stable = 0
-		if rung, _ := m.rung(); rung == RungLastKnownGood {
+		if rung, _ := m.rung(); rung == RungLastKnownGood && (m.record.Ladder.Failures > 0 || m.lastKnownGoodFailed()) {
 			m.record.Ladder = Ladder{}
 			var report []Effect
 			if m.lastKnownGoodFailed() {
@@ -743,9 +756,18 @@ func (m *Machine) persistFailed(e PersistFailed) {
 func (m *Machine) stopping() {
 	m.stopped = true
 	// Somebody takes the process in hand: the next one starts from the top.
-	changed := m.record.Ladder != Ladder{}
-	m.record.Ladder = Ladder{}
+	// Unless it was stopped because it did not come up, or ends by itself.
+	changed := m.record.Ladder.Starting
+	m.record.Ladder.Starting = false
+	if m.ready && !m.fatal && m.record.Ladder.Failures > 0 {
+		m.record.Ladder, changed = Ladder{}, true
+	}
 	if c := m.record.Candidate; c != nil {
+		if c.Phase == PhaseRetrieved || c.Phase == PhaseStarted {
+			// Whoever stops processes that do not come up must not keep a
+			// candidate that never does in trial for ever.
+			c.Resumed++
+		}
 		c.Phase, changed = PhasePending, true
 	}
 	if changed {
