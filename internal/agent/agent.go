@@ -44,6 +44,9 @@ const (
 	stopGrace = 20 * time.Second
 	// remindAfter is the time between two reminders of a signal.
 	remindAfter = 100 * time.Millisecond
+	// slowStart is how long a start takes at most that nobody would stop for
+	// being slow: probes give a Collector more than that.
+	slowStart = 10 * time.Second
 	// startGrace is the same for a Collector that may not be listening yet.
 	startGrace = time.Second
 	// fatalTime is how long the Collector may take to end after a FatalError.
@@ -106,17 +109,18 @@ type Agent struct {
 	scrubber  *scrub.Scrubber
 	stuck     string // why the host must be restarted; empty if it need not
 
-	provider *ProviderLease // nil without a provider
-	released bool           // the provider was shut down: the process ends in order
-	told     os.Signal      // what the process was told to end with; nil if it was not
-	original []string       // the arguments that this process replaces; nil if they are its own
-	safe     bool           // this process runs nothing but the agent
-	pausing  bool           // a start is put off
-	fatal    string         // the FatalError because of which the Collector ends
-	watch    *watch         // nil between two Retrieves
-	serving  *served        // the answer to the Retrieve in progress
-	latest   map[string]any // what the latest Retrieve was given
-	running  map[string]any // what the attached instance was given
+	provider  *ProviderLease // nil without a provider
+	released  bool           // the provider was shut down: the process ends in order
+	told      os.Signal      // what the process was told to end with; nil if it was not
+	original  []string       // the arguments that this process replaces; nil if they are its own
+	safe      bool           // this process runs nothing but the agent
+	retrieved time.Time      // when the host asked last
+	pausing   bool           // a start is put off
+	fatal     string         // the FatalError because of which the Collector ends
+	watch     *watch         // nil between two Retrieves
+	serving   *served        // the answer to the Retrieve in progress
+	latest    map[string]any // what the latest Retrieve was given
+	running   map[string]any // what the attached instance was given
 
 	extension *ExtensionLease // nil between two instances
 	settings  ExtensionSettings

@@ -107,6 +107,7 @@ func (p *ProviderLease) Retrieve(ctx context.Context, partial bool, changed func
 	var answer *served
 	if err := a.call(ctx, func() {
 		a.serving = nil
+		a.retrieved = time.Now()
 		a.step(rollout.Retrieve{Partial: partial})
 		answer = a.serving
 		a.watch = w
@@ -154,7 +155,7 @@ func (p *ProviderLease) Release(ctx context.Context) error {
 		fatal := false
 		p.err = a.call(ctx, func() {
 			a.watch, a.released, fatal = nil, true, a.fatal != ""
-			a.step(rollout.Stopping{})
+			a.step(a.stopping())
 		})
 		if !fatal { // after a FatalError the end may take a while, and be no end
 			p.unwatch()
@@ -184,6 +185,12 @@ func (a *Agent) toldToStop(s os.Signal) {
 	a.remind(time.Now().Add(grace))
 }
 
+// stopping says whether the process may have been told to end because it does
+// not come up.
+func (a *Agent) stopping() rollout.Stopping {
+	return rollout.Stopping{NotComingUp: !a.ready && time.Since(a.retrieved) > slowStart}
+}
+
 // remind sends the signal again until the Collector takes it: it may have come
 // when nobody but the agent listened. At the deadline the process ends anyway.
 func (a *Agent) remind(deadline time.Time) {
@@ -192,7 +199,7 @@ func (a *Agent) remind(deadline time.Time) {
 	}
 	if !time.Now().Before(deadline) {
 		a.log.Load().Warn("Ending: the Collector does not listen to signals now", zap.Stringer("signal", a.told))
-		a.step(rollout.Stopping{})
+		a.step(a.stopping())
 		process.Die(a.told)
 	}
 	a.after(remindAfter, func() {

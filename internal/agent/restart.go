@@ -152,7 +152,7 @@ func (a *Agent) hostEnded(where string, panicking bool) {
 		if !retrieved && (!ended.LocalBroken || ended.NoSafeMode || a.machine.Record().Candidate != nil) {
 			// The successor would get no further than this process did; let it
 			// end with the Collector's own error.
-			a.step(rollout.Stopping{})
+			a.step(a.stopping())
 			return
 		}
 		a.step(ended)

@@ -117,7 +117,11 @@ type HostEnded struct {
 type Repaired struct{}
 
 // Stopping means that the process was asked to end and will do so in order.
-type Stopping struct{}
+type Stopping struct {
+	// NotComingUp means that what it was given has been starting for so long
+	// that this may be why.
+	NotComingUp bool
+}
 
 func (Booted) event()          {}
 func (Offered) event()         {}

@@ -186,7 +186,7 @@ func (m *Machine) Step(event Event) []Effect {
 	case PersistFailed:
 		m.persistFailed(e)
 	case Stopping:
-		m.stopping()
+		m.stopping(e)
 	}
 	return m.effects
 }
@@ -237,6 +237,11 @@ func (m *Machine) booted(e Booted) {
 			m.verdict(join(reason, c.Evidence, e.Evidence))
 		}
 		return
+	}
+	if m.record.Status.State == StatusApplying {
+		// The process ended during the dry run: nothing is being applied any
+		// more, and the server must offer it again.
+		m.record.Status = Status{}
 	}
 	if l := &m.record.Ladder; l.Starting && l.BootID == e.BootID {
 		l.Starting = false
@@ -307,7 +312,7 @@ func (m *Machine) hostEnded(e HostEnded) {
 	if e.LocalBroken && m.noSafe {
 		// Nothing that this process could become would be any better: it ends
 		// with the host's own error, as every Collector does.
-		m.stopping()
+		m.stopping(Stopping{})
 		return
 	}
 	if c == nil {
@@ -753,17 +758,19 @@ func (m *Machine) persistFailed(e PersistFailed) {
 	m.idle(ref, text)
 }
 
-func (m *Machine) stopping() {
+func (m *Machine) stopping(e Stopping) {
 	m.stopped = true
 	// Somebody takes the process in hand: the next one starts from the top.
 	// Unless it was stopped because it did not come up, or ends by itself.
-	changed := m.record.Ladder.Starting
-	m.record.Ladder.Starting = false
+	changed := m.record.Ladder.Starting && !e.NotComingUp
+	if changed {
+		m.record.Ladder.Starting = false
+	}
 	if m.ready && !m.fatal && m.record.Ladder.Failures > 0 {
 		m.record.Ladder, changed = Ladder{}, true
 	}
 	if c := m.record.Candidate; c != nil {
-		if c.Phase == PhaseRetrieved || c.Phase == PhaseStarted {
+		if e.NotComingUp && (c.Phase == PhaseRetrieved || c.Phase == PhaseStarted) {
 			// Whoever stops processes that do not come up must not keep a
 			// candidate that never does in trial for ever.
 			c.Resumed++

@@ -154,8 +154,11 @@ func (e *env) command(t *testing.T, d *datadriven.TestData) string {
 	case "reboot": // the machine goes down and comes up again
 		e.bootID += "'"
 		e.boot()
-	case "stop":
-		e.step(rollout.Stopping{})
+	case "stop": // stop [not-coming-up]
+		e.step(rollout.Stopping{NotComingUp: d.HasArg("not-coming-up")})
+	case "status": // what the next session states at first
+		status := e.m.Record().Status
+		fmt.Fprintf(&e.out, "%q %s\n", status.State, strings.ToUpper(status.Hash))
 	case "state":
 		r := e.m.Record()
 		fmt.Fprintf(&e.out, "%s, running %s, last known good %s", e.m.State(), name(e.m.Running()), name(r.LastKnownGood))
