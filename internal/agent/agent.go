@@ -107,7 +107,6 @@ type Agent struct {
 	required  []string // extensions that a remote configuration cannot remove
 	offers    map[string]remoteconfig.Offer
 	scrubber  *scrub.Scrubber
-	stuck     string // why the host must be restarted; empty if it need not
 
 	provider  *ProviderLease // nil without a provider
 	released  bool           // the provider was shut down: the process ends in order

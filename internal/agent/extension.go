@@ -121,7 +121,7 @@ func (e *ExtensionLease) NotifyConfig(s effectiveconfig.Snapshot) {
 // Ready tells that all components have started.
 func (e *ExtensionLease) Ready() {
 	e.post(func(a *Agent) {
-		a.ready, a.stuck = true, ""
+		a.ready = true
 		if a.started.IsZero() {
 			a.started = time.Now()
 		}

@@ -141,7 +141,7 @@ func (a *Agent) newScrubberFor(yaml []byte) {
 // reportHealth reports the health, if it changed or always is set. While the
 // service is being exchanged nothing is reported: the outcome will be.
 func (a *Agent) reportHealth(always bool) {
-	if !a.settings.Session.Capabilities.Health || (!a.ready && a.stuck == "") {
+	if !a.settings.Session.Capabilities.Health || !a.ready {
 		return
 	}
 	h := a.healthNode()
@@ -155,12 +155,6 @@ func (a *Agent) reportHealth(always bool) {
 }
 
 func (a *Agent) healthNode() health.Node {
-	if a.stuck != "" {
-		return health.Node{
-			Status:    "StatusFatalError",
-			LastError: a.scrubber.Text("the Collector does not do what it is told; restart the process: " + a.stuck),
-		}
-	}
 	if !a.ready {
 		return health.Node{Status: "StatusStarting"}
 	}

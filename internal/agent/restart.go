@@ -220,7 +220,6 @@ func (e *ended) end() {
 
 // restart replaces the process. It does not return.
 func (a *Agent) restart(e rollout.Restart) {
-	a.stuck = e.Reason
 	a.cancel() // the dry run must not outlive this self
 	a.waitForWork()
 	a.log.Load().Warn("Replacing the process", zap.String("reason", e.Reason), zap.Bool("safe_mode", e.SafeMode))
