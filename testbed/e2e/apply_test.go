@@ -161,7 +161,7 @@ func TestTheNewestOfManyOffersWins(t *testing.T) {
 	}
 	c.requireNoChildren()
 	eventually(t, func() bool { return c.usage().descriptors <= before.descriptors }, "descriptors must not grow")
-	eventually(t, func() bool { return w.goroutines(profiles) <= goroutines }, "goroutines must not grow")
+	eventually(t, func() bool { return w.goroutines(profiles) <= goroutines+inFlight }, "goroutines must not grow")
 	l.requireNothingLost()
 	w.requireOneSession()
 	t.Logf("%d offers, %d reloads", offers, c.count(logReload))

@@ -44,6 +44,11 @@ const (
 	// enough is a number of requests that spans several batches.
 	enough = 100
 
+	// inFlight is by how many goroutines two moments under load may differ:
+	// requests and batches on their way have some. One left behind by each of
+	// some 200 changes or offers would be many times that.
+	inFlight = 20
+
 	// markKey is the attribute by which the sink tells configurations apart.
 	markKey = "e2e.config"
 
