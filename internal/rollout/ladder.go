@@ -1,0 +1,166 @@
+package rollout
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/otelcol-opamp/otelcol-opamp/internal/remoteconfig"
+)
+
+// booted starts from a record. A candidate that the host had been given when
+// the process died is rejected; one that it had not, or whose trial was ended
+// in order, has its trial now.
+//
+// A machine that was rebooted takes the process with it, which proves nothing;
+// but a configuration that keeps taking the machine with it is no good either.
+func (m *Machine) booted(e Booted) {
+	m.record, m.bootID, m.safe, m.noSafe = e.Record.clone(), e.BootID, e.SafeMode, e.NoSafeMode
+	if c := m.record.Candidate; c != nil {
+		rebooted := c.BootID != e.BootID
+		switch {
+		case (c.Phase == PhasePending || c.Phase == PhaseTriggered) && c.Resumed <= maxResumed:
+			m.become(Applying, c.Ref, "resuming after a restart")
+		case rebooted && c.Resumed < maxResumed:
+			c.Resumed++
+			m.become(Applying, c.Ref, "resuming after a reboot of the machine")
+		default:
+			reason := "the process ended while this configuration was in trial (phase " + string(c.Phase) + ")"
+			m.verdict(join(reason, c.Evidence, e.Evidence))
+		}
+		return
+	}
+	if m.record.Status.State == StatusApplying {
+		// The process ended during the dry run: nothing is being applied any
+		// more, and the server must offer it again.
+		m.record.Status = Status{}
+	}
+	if l := &m.record.Ladder; l.Starting && l.BootID == e.BootID {
+		l.Starting = false
+		m.fall(join("the process ended before it was ready", e.Evidence))
+	}
+}
+
+// maxResumed is how many trials may end with the machine before the
+// configuration is suspected of it.
+const maxResumed = 2
+
+// join joins what is known of a failure.
+func join(reason string, more ...string) string {
+	known := slices.DeleteFunc(append([]string{reason}, more...), func(s string) bool { return s == "" })
+	return strings.Join(known, "; before that: ")
+}
+
+// Rung returns on which rung of the ladder the process is, and what is to run
+// there.
+func (m *Machine) Rung() (Rung, remoteconfig.Ref) { return m.rung() }
+
+// rung returns what is to run without a candidate. Where there is no safe mode
+// the last known good is tried again and again, with pauses.
+func (m *Machine) rung() (Rung, remoteconfig.Ref) {
+	rung, ref := m.record.rung()
+	if rung == RungSafeMode && m.noSafe {
+		return RungLastKnownGood, m.record.LastKnownGood
+	}
+	return rung, ref
+}
+
+// fall goes down the ladder by one failed start.
+func (m *Machine) fall(reason string) {
+	m.record.Ladder.Failures++
+	m.record.Ladder.Reason = reason
+	failed := m.record.LastKnownGood
+	if failed.IsZero() {
+		m.persist(false)
+		return // there is nothing that the server would know by a hash
+	}
+	m.record.Status = Status{Hash: failed.Hash, State: StatusFailed, Message: m.rolledBack(reason)}
+	m.persist(false)
+	m.do(Report{Status: m.record.Status})
+}
+
+// evidence takes note of an error that no instance could report.
+func (m *Machine) evidence(e Evidence) {
+	c := m.record.Candidate
+	if c == nil || m.state != Applying || c.Phase == PhaseTriggered || c.Phase == PhasePending {
+		return
+	}
+	if e.Fatal {
+		m.reject(e.Text, Restart{Reason: e.Text})
+		return
+	}
+	if c.Evidence == "" {
+		c.Evidence = e.Text
+		m.persist(false)
+	}
+}
+
+// hostEnded decides what the successor of the process runs.
+func (m *Machine) hostEnded(e HostEnded) {
+	c := m.record.Candidate
+	reason := e.Reason
+	m.noSafe = e.NoSafeMode
+	m.record.Ladder.Starting = false // the successor is not to count it again
+	if e.LocalBroken && m.noSafe {
+		// Nothing that this process could become would be any better: it ends
+		// with the host's own error, as every Collector does.
+		m.stopping(Stopping{})
+		return
+	}
+	if c == nil {
+		if evidence, ok := m.unhealthy(); ok {
+			reason = join(reason, evidence)
+		}
+	}
+	switch {
+	case e.LocalBroken:
+		m.record.Ladder.Failures = max(m.record.Ladder.Failures, m.record.bottom()-1)
+		m.fall(reason)
+	case c != nil && (c.Phase == PhaseTriggered || c.Phase == PhasePending), m.retired:
+		reason = "the retiring configuration did not stop in order: " + reason // no verdict
+	case c != nil:
+		m.verdict(join(reason, c.Evidence))
+	default:
+		m.fall(reason)
+	}
+	m.stopped = true
+	rung, _ := m.rung()
+	m.do(Restart{Reason: reason, SafeMode: m.record.Candidate == nil && rung == RungSafeMode})
+}
+
+// mustGoSafe reports whether only safe mode is left and this process, started by
+// somebody else, is not in it.
+func (m *Machine) mustGoSafe() bool {
+	rung, _ := m.rung()
+	return rung == RungSafeMode && m.record.Candidate == nil && !m.safe
+}
+
+// lastKnownGoodFailed reports whether the server was told that the last known
+// good failed, which a start that lasts makes untrue.
+func (m *Machine) lastKnownGoodFailed() bool {
+	s := m.record.Status
+	return s.State == StatusFailed && !m.record.LastKnownGood.IsZero() && s.Hash == m.record.LastKnownGood.Hash
+}
+
+func (m *Machine) stopping(e Stopping) {
+	m.stopped = true
+	// Somebody takes the process in hand: the next one starts from the top.
+	// Unless it was stopped because it did not come up, or ends by itself.
+	changed := m.record.Ladder.Starting && !e.NotComingUp
+	if changed {
+		m.record.Ladder.Starting = false
+	}
+	if m.ready && !m.fatal && m.record.Ladder.Failures > 0 {
+		m.record.Ladder, changed = Ladder{}, true
+	}
+	if c := m.record.Candidate; c != nil {
+		if e.NotComingUp && (c.Phase == PhaseRetrieved || c.Phase == PhaseStarted) {
+			// Whoever stops processes that do not come up must not keep a
+			// candidate that never does in trial for ever.
+			c.Resumed++
+		}
+		c.Phase, changed = PhasePending, true
+	}
+	if changed {
+		m.persist(false)
+	}
+}

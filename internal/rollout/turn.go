@@ -1,0 +1,256 @@
+package rollout
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/otelcol-opamp/otelcol-opamp/internal/remoteconfig"
+)
+
+// target is what the host must be given.
+func (m *Machine) target() remoteconfig.Ref {
+	if m.record.Candidate != nil && !m.safe {
+		return m.record.Candidate.Ref
+	}
+	_, ref := m.rung()
+	return ref
+}
+
+func (m *Machine) retrieve(e Retrieve) {
+	m.retrieving = true
+	m.partial = e.Partial && m.ready
+	m.touched, m.settled = false, false
+	clear(m.busy)
+	if !m.partial {
+		m.ready = false
+		clear(m.failed)
+	}
+	m.retired = false
+	switch c := m.record.Candidate; {
+	case c != nil && !m.safe:
+		m.become(Applying, c.Ref, "")
+		c.Phase, c.BootID = PhaseRetrieved, m.bootID
+		m.persist(true)
+	case c == nil && m.generation == 0 && !m.mustGoSafe():
+		m.record.Ladder.Starting, m.record.Ladder.BootID = true, m.bootID
+		m.persist(false)
+	}
+	m.serve()
+	if m.mustGoSafe() {
+		m.do(Restart{Reason: "nothing starts: " + m.record.Ladder.Reason, SafeMode: true})
+	}
+}
+
+func (m *Machine) serve() {
+	m.generation++
+	m.served = m.target()
+	rung, _ := m.rung()
+	failures := m.record.Ladder.Failures
+	if m.generation > 1 || m.record.Candidate != nil {
+		failures = 0 // no start of a process, or one that is not to blame
+	}
+	if m.safe {
+		failures = max(0, failures-m.record.bottom()) // those of safe mode itself
+	}
+	m.do(Serve{Generation: m.generation, Ref: m.served, Rung: rung, Failures: failures})
+	if m.state == Applying || m.state == RollingBack {
+		m.timer = m.startTimer(ApplyTimer)
+	}
+	if m.partial {
+		m.settle = m.startTimer(SettleTimer)
+	}
+}
+
+func (m *Machine) started() {
+	m.instance = m.generation
+	m.partial = false
+	if c := m.record.Candidate; c != nil && m.state == Applying {
+		c.Phase = PhaseStarted
+		m.persist(false)
+	}
+}
+
+func (m *Machine) becomeReady(e Ready) {
+	if e.Generation != m.generation || e.Generation != m.instance {
+		return
+	}
+	m.ready = true
+	m.partial = false
+	m.settle = 0
+	if m.record.Ladder.Starting {
+		m.record.Ladder.Starting = false
+		m.persist(false)
+		m.stable = m.startTimer(StableTimer)
+	}
+	switch m.state {
+	case Applying:
+		m.record.Candidate.Phase = PhaseReady
+		if reason, ok := m.unhealthy(); ok {
+			m.reject(reason, Trigger{})
+			return
+		}
+		m.become(Trial, m.record.Candidate.Ref, "")
+		m.persist(false)
+		m.timer = m.startTimer(TrialTimer)
+	case RollingBack:
+		if m.served != m.target() {
+			// The rejected candidate came up after all, too late.
+			m.timer = m.startTimer(DrainTimer)
+			m.do(Trigger{})
+			return
+		}
+		m.idle(m.served, "last known good runs again")
+	case Idle:
+		m.takeNext()
+	case Checking:
+		if m.passed != nil {
+			m.checked(*m.passed)
+		}
+	case Trial:
+	}
+}
+
+// unhealthy returns why the candidate must be given up, if it must.
+func (m *Machine) unhealthy() (string, bool) {
+	for _, key := range slices.Sorted(maps.Keys(m.failed)) {
+		if !m.baseline[key] {
+			return m.failed[key], true
+		}
+	}
+	return "", false
+}
+
+func (m *Machine) notReady(e NotReady) {
+	if e.Generation != m.instance {
+		return
+	}
+	// A service that never was ready is no retiring one: the host stops what it
+	// could not start, too.
+	// Nor is one that ends at once.
+	m.retired = m.ready && m.stable == 0
+	m.ready = false
+	if m.state == Trial {
+		// Somebody asked for a reload. The trial begins again with it, and a
+		// service that hangs while it stops is no verdict.
+		m.record.Candidate.Phase = PhaseTriggered
+		m.become(Applying, m.record.Candidate.Ref, "reloading during the trial")
+		m.timer = m.startTimer(DrainTimer)
+	}
+	if !m.partial {
+		return
+	}
+	// The host gives the partial reload up. If it had begun one, the
+	// candidate failed in it, and the full reload that follows is the
+	// rollback; if not, the change needs a full reload, which is no verdict.
+	m.partial = false
+	m.settle = 0
+	if m.touched && m.state == Applying {
+		reason, ok := m.unhealthy()
+		if !ok {
+			reason = "the Collector could not exchange its receivers in place"
+		}
+		m.reject(reason) // the host reloads by itself
+	}
+}
+
+func (m *Machine) componentStatus(e ComponentStatus) {
+	if e.Generation != m.instance || (m.instance != m.generation && !m.partial) {
+		return
+	}
+	switch e.State {
+	case ComponentPermanent, ComponentFatal:
+		m.failed[e.Key] = e.Component + ": " + e.Err
+		delete(m.busy, e.Component)
+	case ComponentStarting, ComponentStopping:
+		delete(m.failed, e.Key)
+		m.busy[e.Component] = true
+		m.touched = true
+	case ComponentRunning, ComponentStopped:
+		delete(m.failed, e.Key)
+		delete(m.busy, e.Component)
+	}
+	reason, bad := m.unhealthy()
+	c := m.record.Candidate
+	m.fatal = m.fatal || e.State == ComponentFatal
+	switch {
+	case bad && e.State == ComponentFatal && c == nil && !m.ready && !m.retired:
+		// The same deadlock, with nobody to blame but what should run.
+		m.fall(reason)
+		m.do(Restart{Reason: reason, SafeMode: m.mustGoSafe()})
+	case !bad:
+	case m.state == Applying && c.Phase == PhaseTriggered:
+		// It is the retiring service that fails.
+	case m.state == Applying && e.State == ComponentFatal:
+		// The host is stuck on its own status lock (core issue 12495).
+		m.reject(reason, Restart{Reason: reason})
+	case m.state == Applying && c.Evidence == "":
+		c.Evidence = reason
+		m.persist(false)
+	case m.state == Trial && e.State == ComponentFatal:
+		// The host ends by itself, unless it deadlocks.
+		m.reject(reason)
+		m.timer = m.startTimer(FatalTimer)
+	case m.state == Trial:
+		m.reject(reason, Trigger{})
+	}
+	m.trySettle()
+}
+
+// trySettle takes a partial reload for done when the host has had time to
+// begin a full one and no component is being exchanged.
+func (m *Machine) trySettle() {
+	if !m.partial || !m.settled || len(m.busy) > 0 {
+		return
+	}
+	m.instance = m.generation
+	m.becomeReady(Ready{Generation: m.generation})
+}
+
+func (m *Machine) timerFired(e TimerFired) {
+	switch e.ID {
+	case 0:
+	case m.stable:
+		m.stable = 0
+		if rung, _ := m.rung(); rung == RungLastKnownGood && (m.record.Ladder.Failures > 0 || m.lastKnownGoodFailed()) {
+			m.record.Ladder = Ladder{}
+			var report []Effect
+			if m.lastKnownGoodFailed() {
+				m.record.Status = Status{Hash: m.record.LastKnownGood.Hash, State: StatusApplied}
+				report = append(report, Report{Status: m.record.Status})
+			}
+			m.persist(false)
+			m.effects = append(m.effects, report...)
+		}
+	case m.settle:
+		m.settle, m.settled = 0, true
+		m.trySettle()
+	case m.timer:
+		m.timer = 0
+		m.timeout()
+	}
+}
+
+func (m *Machine) timeout() {
+	switch m.state {
+	case Trial:
+		applied := m.record.Candidate.Ref
+		m.record.promote()
+		m.record.Status = Status{Hash: applied.Hash, State: StatusApplied}
+		m.persist(false)
+		m.do(Report{Status: m.record.Status})
+		m.idle(applied, "healthy for the whole trial")
+	case Applying:
+		if m.record.Candidate.Phase == PhaseTriggered {
+			m.do(Restart{Reason: "the retiring configuration did not stop within drain_timeout"})
+			return
+		}
+		reason := "it was not ready within apply_timeout"
+		if m.record.Candidate.Evidence != "" {
+			reason += "; before that: " + m.record.Candidate.Evidence
+		}
+		m.reject(reason, Restart{Reason: reason})
+	case RollingBack:
+		m.do(Restart{Reason: "the last known good was not ready within apply_timeout"})
+	case Idle, Checking:
+	}
+}
