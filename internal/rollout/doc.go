@@ -16,7 +16,8 @@
 //     duration has passed. Stopping timers is not necessary: late IDs are
 //     ignored.
 //  6. [Retrieve] is answered by exactly one [Serve] before Step, or the step
-//     for PersistFailed, returns.
+//     for PersistFailed, returns. A [Serve] that cannot be performed is followed
+//     by [Unusable], and that by another Serve.
 //
 // One turn: Offered → Check → Checked → Persist, Trigger → Retrieve → Persist,
 // Serve → Started → Ready → StartTimer(TrialTimer) → TimerFired → Persist,

@@ -18,6 +18,10 @@ type Booted struct {
 	SafeMode bool
 	// NoSafeMode means that there is nothing that could be run in safe mode.
 	NoSafeMode bool
+	// Managed means that an extension belonged to this agent before. Otherwise
+	// nobody may ever say that the service is ready, and its silence proves
+	// nothing.
+	Managed bool
 }
 
 // Offered means that the server sent a remote configuration.
@@ -116,6 +120,21 @@ type HostEnded struct {
 // changed and is valid again.
 type Repaired struct{}
 
+// Unusable answers a [Serve] whose configuration cannot be given to the host,
+// although it was once: it cannot be read, or this executable does not accept it
+// any more.
+type Unusable struct {
+	Ref    remoteconfig.Ref
+	Reason string
+}
+
+// GoneBack means that an operator wants an earlier known good to run instead of
+// the last. It may only come while [Machine.AtRest].
+type GoneBack struct{ To remoteconfig.Ref }
+
+// Forgiven means that an operator cleared the list of rejections.
+type Forgiven struct{}
+
 // Stopping means that the process was asked to end and will do so in order.
 type Stopping struct {
 	// NotComingUp means that what it was given has been starting for so long
@@ -137,3 +156,6 @@ func (Stopping) event()        {}
 func (Evidence) event()        {}
 func (Repaired) event()        {}
 func (HostEnded) event()       {}
+func (Unusable) event()        {}
+func (GoneBack) event()        {}
+func (Forgiven) event()        {}

@@ -15,7 +15,11 @@ import (
 // but a configuration that keeps taking the machine with it is no good either.
 func (m *Machine) booted(e Booted) {
 	m.record, m.bootID, m.safe, m.noSafe = e.Record.clone(), e.BootID, e.SafeMode, e.NoSafeMode
+	m.managed = e.Managed || !e.Record.LastKnownGood.IsZero()
 	if c := m.record.Candidate; c != nil {
+		for _, key := range c.Baseline {
+			m.baseline[key] = true
+		}
 		rebooted := c.BootID != e.BootID
 		switch {
 		case (c.Phase == PhasePending || c.Phase == PhaseTriggered) && c.Resumed <= maxResumed:
@@ -34,7 +38,7 @@ func (m *Machine) booted(e Booted) {
 		// more, and the server must offer it again.
 		m.record.Status = Status{}
 	}
-	if l := &m.record.Ladder; l.Starting && l.BootID == e.BootID {
+	if l := &m.record.Ladder; l.Starting && l.BootID == e.BootID && m.managed {
 		l.Starting = false
 		m.fall(join("the process ended before it was ready", e.Evidence))
 	}
@@ -163,4 +167,65 @@ func (m *Machine) stopping(e Stopping) {
 	if changed {
 		m.persist(false)
 	}
+}
+
+// unusable goes down the ladder past what cannot be served. Ladder.Failures grows
+// by as many starts as it would have taken to find out.
+func (m *Machine) unusable(e Unusable) {
+	if m.record.Candidate != nil && m.record.Candidate.Ref == e.Ref {
+		m.abandon("it cannot be used: " + e.Reason)
+		return
+	}
+	local := m.record.bottom() - 1 // where nothing has to be read
+	l := &m.record.Ladder
+	for l.Failures = min(l.Failures, local); l.Failures < local && m.target() == e.Ref; {
+		l.Failures++
+	}
+	l.Failures-- // fall counts one
+	m.fall("it cannot be used: " + e.Reason)
+	m.serve()
+}
+
+// goneBack runs an earlier known good because an operator wants it. What it
+// replaces is rejected: the server must not undo the operator's decision with the
+// next message.
+func (m *Machine) goneBack(e GoneBack) {
+	former := m.record.LastKnownGood
+	if !m.AtRest() || !slices.Contains(m.record.Earlier, e.To) {
+		return
+	}
+	const reason = "an operator of this machine went back to an earlier configuration"
+	m.record.Earlier = slices.DeleteFunc(slices.Clone(m.record.Earlier), func(r remoteconfig.Ref) bool { return r == e.To })
+	m.record.LastKnownGood = e.To
+	m.record.Ladder = Ladder{}
+	m.record.reject(Rejection{Ref: former, Reason: reason})
+	hash := m.record.Status.Hash // what the server sent last, which may have failed before
+	if hash == "" {
+		hash = former.Hash
+	}
+	m.record.Status = Status{Hash: hash, State: StatusFailed, Message: m.rolledBack(reason)}
+	m.persist(false)
+	m.do(Report{Status: m.record.Status})
+	if m.generation == 0 {
+		return // the first Retrieve is still to come
+	}
+	m.become(RollingBack, e.To, reason)
+	m.await(DrainTimer)
+	m.do(Trigger{})
+}
+
+// forgiven clears the rejections. The status goes back to what runs, so that the
+// server sees that it may offer again.
+func (m *Machine) forgiven() {
+	m.record.Rejected = nil
+	if m.state != Idle || m.record.Ladder.Failures > 0 || m.record.Status.State != StatusFailed {
+		m.persist(false)
+		return
+	}
+	m.record.Status = Status{}
+	if lkg := m.record.LastKnownGood; !lkg.IsZero() {
+		m.record.Status = Status{Hash: lkg.Hash, State: StatusApplied}
+	}
+	m.persist(false)
+	m.do(Report{Status: m.record.Status})
 }

@@ -1,6 +1,8 @@
 package rollout
 
 import (
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/otelcol-opamp/otelcol-opamp/internal/remoteconfig"
@@ -103,9 +105,10 @@ func (m *Machine) checked(e Checked) {
 		for key := range m.failed {
 			m.baseline[key] = true
 		}
+		m.record.Candidate.Baseline = slices.Sorted(maps.Keys(m.baseline))
 		m.become(Applying, e.Ref, "")
 		m.persist(true)
-		m.timer = m.startTimer(DrainTimer)
+		m.await(DrainTimer)
 		m.do(Trigger{})
 	}
 }
@@ -115,7 +118,7 @@ func (m *Machine) checked(e Checked) {
 func (m *Machine) reject(reason string, how ...Effect) {
 	ref := m.record.Candidate.Ref
 	m.verdict(reason, how...)
-	m.timer = m.startTimer(DrainTimer)
+	m.await(DrainTimer)
 	m.become(RollingBack, ref, reason)
 }
 
@@ -146,15 +149,17 @@ func (m *Machine) rolledBack(reason string) string {
 }
 
 func (m *Machine) persistFailed(e PersistFailed) {
-	c := m.record.Candidate
-	if c == nil {
-		return
+	if m.record.Candidate != nil {
+		m.abandon("saving the state of this rollout: " + e.Reason)
 	}
-	// The candidate cannot be tried safely. It is not remembered as rejected:
-	// nothing is known about it.
-	ref := c.Ref
+}
+
+// abandon gives up a candidate that cannot be tried safely. It is not remembered
+// as rejected: nothing is known about it.
+func (m *Machine) abandon(reason string) {
+	ref := m.record.Candidate.Ref
 	m.record.Candidate = nil
-	text := m.rolledBack("saving the state of this rollout: " + e.Reason)
+	text := m.rolledBack(reason)
 	m.record.Status = Status{Hash: ref.Hash, State: StatusFailed, Message: text}
 	m.persist(false) // once it is possible, so that the next process knows too
 	m.do(Report{Status: m.record.Status})

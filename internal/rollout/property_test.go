@@ -100,6 +100,10 @@ func (w *world) perform(effect rollout.Effect) {
 			w.fail("obligation 6: a second answer")
 		}
 		w.answer = &e
+		if !e.Ref.IsZero() && w.crashAfter >= 0 && w.r.IntN(50) == 0 {
+			w.answer = nil
+			w.do(rollout.Unusable{Ref: e.Ref, Reason: "input/output error"})
+		}
 	case rollout.Report:
 		if e.Status.State == rollout.StatusApplied && !w.diskBad && w.disk.LastKnownGood.Hash != e.Status.Hash {
 			w.fail("APPLIED %s is reported while %v is the last known good on disk", e.Status.Hash, w.disk.LastKnownGood)
@@ -196,7 +200,7 @@ func (w *world) fire(kind rollout.Timer) {
 }
 
 func (w *world) random() {
-	switch w.r.IntN(12) {
+	switch w.r.IntN(14) {
 	case 0, 1:
 		letter := string(rune('a' + w.r.IntN(4)))
 		w.newest = remoteconfig.Ref{Hash: fmt.Sprintf("%s%d", letter, w.r.IntN(2)), Digest: letter}
@@ -222,6 +226,19 @@ func (w *world) random() {
 		if w.r.IntN(2) == 0 {
 			w.do(rollout.ComponentStatus{Generation: w.m.Instance(), Key: "y", Component: "y", State: rollout.ComponentRunning})
 		}
+	case 12:
+		if earlier := w.m.Record().Earlier; w.m.AtRest() && len(earlier) > 0 && w.r.IntN(3) == 0 {
+			w.do(rollout.GoneBack{To: earlier[w.r.IntN(len(earlier))]})
+			return
+		}
+		w.fire(rollout.ApplyTimer)
+	case 13:
+		if w.r.IntN(3) == 0 {
+			clear(w.bad)
+			w.do(rollout.Forgiven{})
+			return
+		}
+		w.fire(rollout.DrainTimer)
 	case 11:
 		w.diskBad = w.r.IntN(4) == 0
 		if w.r.IntN(20) == 0 {
@@ -296,8 +313,8 @@ func (w *world) settle() {
 	if r.LastKnownGood != w.newest && !rejected && !transient {
 		w.fail("invariant 1: the newest offer %v is lost; last known good %v, status %+v", w.newest, r.LastKnownGood, r.Status)
 	}
-	if w.m.Running() != r.Serves() {
-		w.fail("at rest %v runs and not %v", w.m.Running(), r.Serves())
+	if w.m.Running() != r.Serves(false) {
+		w.fail("at rest %v runs and not %v", w.m.Running(), r.Serves(false))
 	}
 }
 

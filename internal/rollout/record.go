@@ -56,6 +56,9 @@ type Candidate struct {
 	// Resumed counts the trials that ended with the machine, or with somebody
 	// stopping a process that did not come up.
 	Resumed int `json:"resumed,omitempty"`
+	// Baseline are the keys of the components that were in error before: their
+	// errors prove nothing.
+	Baseline []string `json:"baseline,omitempty"`
 }
 
 // Ladder says how deep the process has fallen because what should run did not
@@ -157,6 +160,7 @@ const (
 func (r Record) clone() Record {
 	if r.Candidate != nil {
 		c := *r.Candidate
+		c.Baseline = slices.Clone(c.Baseline)
 		r.Candidate = &c
 	}
 	r.Earlier = slices.Clone(r.Earlier)
@@ -184,11 +188,12 @@ func (r Record) Digests() []string {
 
 // Serves returns what a process that reads the record without taking part
 // (validate, print-config) must be given: what runs, or is about to run.
-func (r Record) Serves() remoteconfig.Ref {
+// NoSafeMode is as in [Booted].
+func (r Record) Serves(noSafeMode bool) remoteconfig.Ref {
 	if r.Candidate != nil {
 		return r.Candidate.Ref
 	}
-	_, ref := r.rung()
+	_, ref := (&Machine{record: r, noSafe: noSafeMode}).rung()
 	return ref
 }
 

@@ -17,14 +17,15 @@ const (
 	Applying State = "applying"
 	// Trial: the candidate runs and must stay healthy.
 	Trial State = "trial"
-	// RollingBack: a candidate failed; the last known good has not started yet.
+	// RollingBack: what ran failed, or an operator did not want it; the last
+	// known good has not started yet.
 	RollingBack State = "rolling back"
 )
 
 // transitions are all legal changes of state; tests compare them with what
 // the scenarios reach, and the architecture page shows them.
 var transitions = map[State][]State{
-	Idle:        {Checking, Applying},
+	Idle:        {Checking, Applying, RollingBack},
 	Checking:    {Idle, Applying},
 	Applying:    {Trial, RollingBack, Idle},
 	Trial:       {Applying, RollingBack, Idle},
@@ -75,6 +76,8 @@ type Machine struct {
 	fatal bool
 	// noSafe: there is nothing that could be run in safe mode.
 	noSafe bool
+	// managed: an extension belongs to this agent.
+	managed bool
 	// retired: the attached service was told to stop and nothing was retrieved
 	// since.
 	retired bool
@@ -99,11 +102,13 @@ type Machine struct {
 	// a verdict.
 	stopped bool
 
-	// timer, settle and stable are the IDs of the timers that count.
-	timers uint64
-	timer  uint64
-	settle uint64
-	stable uint64
+	// timer, settle and stable are the IDs of the timers that count; awaiting
+	// says which one timer is.
+	timers   uint64
+	timer    uint64
+	awaiting Timer
+	settle   uint64
+	stable   uint64
 
 	effects []Effect
 }
@@ -138,6 +143,10 @@ func (m *Machine) Running() remoteconfig.Ref { return m.served }
 // Generation returns the number of the latest Retrieve.
 func (m *Machine) Generation() uint64 { return m.generation }
 
+// AtRest reports whether nothing is being worked on, and the service is ready or
+// not yet asked for.
+func (m *Machine) AtRest() bool { return m.state == Idle && (m.ready || m.generation == 0) }
+
 // Instance returns the generation to which the attached extension instance
 // belongs. It grows without a new instance after a partial reload.
 func (m *Machine) Instance() uint64 { return m.instance }
@@ -149,7 +158,9 @@ func (m *Machine) Step(event Event) []Effect {
 	if m.stopped {
 		return nil
 	}
-	if _, failed := event.(PersistFailed); !failed {
+	switch event.(type) {
+	case PersistFailed, Unusable: // they belong to the Retrieve before
+	default:
 		m.retrieving = false
 	}
 	switch e := event.(type) {
@@ -181,6 +192,12 @@ func (m *Machine) Step(event Event) []Effect {
 		m.timerFired(e)
 	case PersistFailed:
 		m.persistFailed(e)
+	case Unusable:
+		m.unusable(e)
+	case GoneBack:
+		m.goneBack(e)
+	case Forgiven:
+		m.forgiven()
 	case Stopping:
 		m.stopping(e)
 	}
@@ -204,6 +221,9 @@ func (m *Machine) startTimer(t Timer) uint64 {
 	m.do(StartTimer{ID: m.timers, Timer: t})
 	return m.timers
 }
+
+// await starts the timer that limits what the machine waits for now.
+func (m *Machine) await(t Timer) { m.timer, m.awaiting = m.startTimer(t), t }
 
 func (m *Machine) become(s State, ref remoteconfig.Ref, reason string) {
 	if m.state != s {

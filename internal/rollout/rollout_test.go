@@ -61,6 +61,8 @@ type env struct {
 	safe bool
 	// noSafe: there is no safe mode.
 	noSafe bool
+	// managed: an extension belonged to the agent before.
+	managed bool
 	// bootID is that of the machine.
 	bootID string
 	// diskFull makes every Persist fail.
@@ -102,7 +104,7 @@ func (e *env) command(t *testing.T, d *datadriven.TestData) string {
 		return e.m.Instance()
 	}
 	switch d.Cmd {
-	case "boot": // lkg=A candidate=B phase=ready evidence=… status=applied
+	case "boot": // lkg=A earlier=C candidate=B phase=ready [no-safe-mode] [managed]
 		e.disk = rollout.Record{LastKnownGood: ref(arg("lkg"))}
 		e.noSafe = d.HasArg("no-safe-mode")
 		if !e.disk.LastKnownGood.IsZero() {
@@ -111,6 +113,10 @@ func (e *env) command(t *testing.T, d *datadriven.TestData) string {
 		if c := arg("candidate"); c != "" {
 			e.disk.Candidate = &rollout.Candidate{Ref: ref(c), Phase: rollout.Phase(arg("phase")), Evidence: strings.TrimSpace(d.Input)}
 			e.disk.Status = rollout.Status{Hash: ref(c).Hash, State: rollout.StatusApplying}
+		}
+		e.managed = d.HasArg("managed")
+		if earlier := arg("earlier"); earlier != "" {
+			e.disk.Earlier = []remoteconfig.Ref{ref(earlier)}
 		}
 		e.boot()
 	case "crash": // the process dies and the next one boots from the disk
@@ -147,6 +153,12 @@ func (e *env) command(t *testing.T, d *datadriven.TestData) string {
 		e.diskFull = word(0) == "full"
 	case "host-ended": // host-ended [local], the reason as input
 		e.step(rollout.HostEnded{Reason: strings.TrimSpace(d.Input), LocalBroken: d.HasArg("local"), NoSafeMode: e.noSafe})
+	case "unusable": // what was served last cannot be used, the reason as input
+		e.step(rollout.Unusable{Ref: e.m.Running(), Reason: strings.TrimSpace(d.Input)})
+	case "go-back": // go-back A
+		e.step(rollout.GoneBack{To: ref(word(0))})
+	case "forgive":
+		e.step(rollout.Forgiven{})
 	case "repaired":
 		e.step(rollout.Repaired{})
 	case "evidence": // evidence [fatal], the text as input
@@ -180,7 +192,7 @@ func (e *env) boot() {
 	clear(e.timers)
 	safe := e.safe
 	e.safe = false
-	e.step(rollout.Booted{Record: e.disk, BootID: e.bootID, SafeMode: safe, NoSafeMode: e.noSafe})
+	e.step(rollout.Booted{Record: e.disk, BootID: e.bootID, SafeMode: safe, NoSafeMode: e.noSafe, Managed: e.managed})
 }
 
 func (e *env) step(event rollout.Event) {
@@ -202,6 +214,9 @@ func (e *env) step(event rollout.Event) {
 			fmt.Fprintf(&e.out, " lkg=%s", name(f.Record.LastKnownGood))
 			if l := f.Record.Ladder; l.Failures > 0 {
 				fmt.Fprintf(&e.out, " failures=%d", l.Failures)
+			}
+			if f.Record.Ladder.Starting {
+				fmt.Fprint(&e.out, " starting")
 			}
 			if c := f.Record.Candidate; c != nil {
 				fmt.Fprintf(&e.out, " candidate=%s(%s)", name(c.Ref), c.Phase)

@@ -31,9 +31,8 @@ func (m *Machine) retrieve(e Retrieve) {
 		m.become(Applying, c.Ref, "")
 		c.Phase, c.BootID = PhaseRetrieved, m.bootID
 		m.persist(true)
-	case c == nil && m.generation == 0 && !m.mustGoSafe():
-		m.record.Ladder.Starting, m.record.Ladder.BootID = true, m.bootID
-		m.persist(false)
+	case c == nil && m.generation == 0 && m.managed && !m.mustGoSafe():
+		m.starting()
 	}
 	m.serve()
 	if m.mustGoSafe() {
@@ -53,17 +52,32 @@ func (m *Machine) serve() {
 		failures = max(0, failures-m.record.bottom()) // those of safe mode itself
 	}
 	m.do(Serve{Generation: m.generation, Ref: m.served, Rung: rung, Failures: failures})
-	if m.state == Applying || m.state == RollingBack {
-		m.timer = m.startTimer(ApplyTimer)
+	m.timer = 0
+	if m.managed && !m.partial || m.state == Applying || m.state == RollingBack {
+		m.await(ApplyTimer)
 	}
 	if m.partial {
 		m.settle = m.startTimer(SettleTimer)
 	}
 }
 
+// starting takes note that a process starts what nobody watches: the next one
+// knows that it died of it.
+func (m *Machine) starting() {
+	m.record.Ladder.Starting, m.record.Ladder.BootID = true, m.bootID
+	m.persist(false)
+}
+
 func (m *Machine) started() {
 	m.instance = m.generation
 	m.partial = false
+	if !m.managed {
+		m.managed = true
+		if m.record.Candidate == nil {
+			m.starting()
+		}
+		m.await(ApplyTimer)
+	}
 	if c := m.record.Candidate; c != nil && m.state == Applying {
 		c.Phase = PhaseStarted
 		m.persist(false)
@@ -91,18 +105,20 @@ func (m *Machine) becomeReady(e Ready) {
 		}
 		m.become(Trial, m.record.Candidate.Ref, "")
 		m.persist(false)
-		m.timer = m.startTimer(TrialTimer)
+		m.await(TrialTimer)
 	case RollingBack:
 		if m.served != m.target() {
 			// The rejected candidate came up after all, too late.
-			m.timer = m.startTimer(DrainTimer)
+			m.await(DrainTimer)
 			m.do(Trigger{})
 			return
 		}
 		m.idle(m.served, "last known good runs again")
 	case Idle:
+		m.timer = 0
 		m.takeNext()
 	case Checking:
+		m.timer = 0
 		if m.passed != nil {
 			m.checked(*m.passed)
 		}
@@ -127,14 +143,20 @@ func (m *Machine) notReady(e NotReady) {
 	// A service that never was ready is no retiring one: the host stops what it
 	// could not start, too.
 	// Nor is one that ends at once.
+	wasReady := m.ready
 	m.retired = m.ready && m.stable == 0
 	m.ready = false
-	if m.state == Trial {
+	switch {
+	case m.state == Trial:
 		// Somebody asked for a reload. The trial begins again with it, and a
-		// service that hangs while it stops is no verdict.
+		// service that hangs or dies while it stops is no verdict.
 		m.record.Candidate.Phase = PhaseTriggered
+		m.persist(false)
 		m.become(Applying, m.record.Candidate.Ref, "reloading during the trial")
-		m.timer = m.startTimer(DrainTimer)
+		m.await(DrainTimer)
+	case wasReady && (m.state == Idle || m.state == Checking):
+		// The same without a candidate.
+		m.await(DrainTimer)
 	}
 	if !m.partial {
 		return
@@ -189,7 +211,7 @@ func (m *Machine) componentStatus(e ComponentStatus) {
 	case m.state == Trial && e.State == ComponentFatal:
 		// The host ends by itself, unless it deadlocks.
 		m.reject(reason)
-		m.timer = m.startTimer(FatalTimer)
+		m.await(FatalTimer)
 	case m.state == Trial:
 		m.reject(reason, Trigger{})
 	}
@@ -250,7 +272,24 @@ func (m *Machine) timeout() {
 		}
 		m.reject(reason, Restart{Reason: reason})
 	case RollingBack:
-		m.do(Restart{Reason: "the last known good was not ready within apply_timeout"})
+		reasons := map[Timer]string{
+			DrainTimer: "the rejected configuration did not stop within drain_timeout",
+			ApplyTimer: "the last known good was not ready within apply_timeout",
+			FatalTimer: "the Collector did not end after a FatalError",
+		}
+		m.do(Restart{Reason: reasons[m.awaiting]})
 	case Idle, Checking:
+		switch {
+		case m.awaiting == DrainTimer:
+			m.do(Restart{Reason: "the retiring service did not stop within drain_timeout"})
+		case !m.ready:
+			reason := "it was not ready within apply_timeout"
+			if evidence, ok := m.unhealthy(); ok {
+				reason = join(reason, evidence)
+			}
+			m.record.Ladder.Starting = false // the successor is not to count it again
+			m.fall(reason)
+			m.do(Restart{Reason: reason, SafeMode: m.mustGoSafe()})
+		}
 	}
 }
