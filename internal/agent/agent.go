@@ -63,7 +63,7 @@ type Rollout struct {
 }
 
 // DefaultRollout returns the defaults, which hold until an extension says
-// otherwise.
+// otherwise; what it says holds for the next start, too.
 func DefaultRollout() Rollout {
 	return Rollout{
 		PreflightTimeout: 30 * time.Second, // seen: 0.1 s; a slow machine under load is far from this
@@ -115,6 +115,7 @@ type Agent struct {
 	safe      bool           // this process runs nothing but the agent
 	retrieved time.Time      // when the host asked last
 	pausing   bool           // a start is put off
+	hostGone  bool           // the Collector's Run has returned or panicked
 	fatal     string         // the FatalError because of which the Collector ends
 	watch     *watch         // nil between two Retrieves
 	serving   *served        // the answer to the Retrieve in progress
@@ -165,7 +166,10 @@ func (a *Agent) start() {
 		a.log.Load().Warn("State folder", zap.String("note", note))
 	}
 	a.required = a.store.required()
-	booted := rollout.Booted{Record: record, BootID: process.BootID(), SafeMode: a.safe, NoSafeMode: !a.canBeSafe()}
+	if times, ok := a.store.times(); ok {
+		a.settings.Rollout = times
+	}
+	booted := rollout.Booted{Record: record, BootID: process.BootID(), SafeMode: a.safe, NoSafeMode: !canBeSafe(a.store, a.args()), Managed: len(a.required) > 0}
 	if a.store != nil {
 		booted.Evidence = a.crashes()
 	}

@@ -171,12 +171,9 @@ func (a *Agent) serve(e rollout.Serve) {
 			conf, err = acceptable(conf, ownID(a.name))
 		}
 		if err != nil {
-			if a.machine.State() == rollout.Applying {
-				a.step(rollout.PersistFailed{Reason: a.scrubber.Text(err.Error())})
-				return
-			}
-			a.log.Load().Error("The last known good cannot be read; serving the local configuration only", zap.Stringer("config", e.Ref), zap.Error(err))
-			conf = map[string]any{}
+			a.log.Load().Error("A configuration that was saved cannot be used", zap.Stringer("config", e.Ref), zap.Error(err))
+			a.step(rollout.Unusable{Ref: e.Ref, Reason: a.scrubber.Text(err.Error())})
+			return
 		}
 	}
 	a.latest = conf

@@ -234,6 +234,11 @@ func (a *Agent) attach(e *ExtensionLease, set ExtensionSettings) error {
 			a.log.Load().Warn("Saving the list of required extensions", zap.Error(err))
 		}
 	}
+	if a.store != nil && former.Rollout != set.Rollout {
+		if err := a.store.saveTimes(set.Rollout); err != nil {
+			a.log.Load().Warn("Saving the durations of a rollout", zap.Error(err))
+		}
+	}
 	if off := a.remoteConfigOff(); off != "" && former.ID == "" {
 		a.log.Load().Info("Remote configuration is off", zap.String("reason", off))
 	}

@@ -37,10 +37,7 @@ func AcquireProvider(ctx context.Context, name, stateDir string, log *zap.Logger
 			return nil, err
 		}
 		former, reexecuted := process.FromFormer()
-		if reexecuted {
-			process.EndInheritedChildren()
-		}
-		dir, err := statedir.Open(path, former.File(lockFile))
+		dir, err := statedir.Open(path, former.File(lockFile(name)))
 		if _, ok := errors.AsType[*statedir.LockedError](err); ok {
 			return nil, err
 		}
@@ -77,6 +74,10 @@ func AcquireProvider(ctx context.Context, name, stateDir string, log *zap.Logger
 			if a.provider == p && a.extension == nil && a.instance == 0 {
 				log.Warn("The configuration has an opamp: URI and no extension of the same name is running: nothing is managed",
 					zap.String("name", name))
+				a.required = nil // what such a process dies of is no affair of ours
+				if err := a.store.saveRequired(nil); err != nil && a.store != nil {
+					log.Warn("Saving the list of required extensions", zap.Error(err))
+				}
 			}
 		})
 	})
@@ -256,5 +257,5 @@ func (s *store) peekDigest(name string, purpose process.Purpose) (string, error)
 		}
 	}
 	record, err := s.loadReadOnly()
-	return record.Serves().Digest, err
+	return record.Serves(!canBeSafe(s, os.Args[1:])).Digest, err
 }

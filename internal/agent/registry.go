@@ -3,6 +3,8 @@ package agent
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 
 	"github.com/google/uuid"
@@ -81,6 +83,17 @@ func release(ctx context.Context, a *Agent) error {
 	registry.mu.Unlock()
 	close(closed)
 	return err
+}
+
+// allAgents returns the agents that are not closing, sorted by name.
+func allAgents() []*Agent {
+	registry.mu.Lock()
+	defer registry.mu.Unlock()
+	agents := make([]*Agent, 0, len(registry.agents))
+	for _, name := range slices.Sorted(maps.Keys(registry.agents)) {
+		agents = append(agents, registry.agents[name])
+	}
+	return agents
 }
 
 // processUID returns the instance UID of the agent called name that holds for

@@ -20,9 +20,6 @@ import (
 )
 
 const (
-	// lockFile names the state folder's lock among the files that are handed
-	// over to a successor.
-	lockFile = "lock"
 	// endWork bounds the wait for the agent's own goroutines before the process
 	// is replaced: a dry run that is killed ends at once.
 	endWork = time.Second
@@ -47,11 +44,8 @@ func init() { cobra.OnFinalize(finalize) }
 // too. It replaces the process if an agent's configuration did not start.
 func finalize() {
 	where, panicking := process.Panicking()
+	agents := allAgents()
 	registry.mu.Lock()
-	agents := make([]*Agent, 0, len(registry.agents))
-	for _, a := range registry.agents {
-		agents = append(agents, a)
-	}
 	fatal, seen := registry.fatal, registry.seen
 	registry.mu.Unlock()
 	if len(agents) == 0 && fatal == nil && !seen {
@@ -122,7 +116,8 @@ func (a *Agent) hostEnded(where string, panicking bool) {
 		ask = a.provider != nil && !a.released && a.told == nil
 		retrieved = a.machine.Generation() > 0
 		ended.Reason = hostEndedReason(a)
-		ended.NoSafeMode = !a.canBeSafe()
+		ended.NoSafeMode = !canBeSafe(a.store, a.args())
+		a.hostGone = true
 		validate, scrubber = a.validator(), a.scrubber
 	})
 	if err != nil || !ask {
@@ -161,9 +156,9 @@ func (a *Agent) hostEnded(where string, panicking bool) {
 
 // canBeSafe reports whether there is something to run in safe mode, and a way to
 // get there.
-func (a *Agent) canBeSafe() bool {
-	return process.CanReexec && len(a.store.safe()) > 0 &&
-		slices.ContainsFunc(safeArgs(a.args()), func(arg string) bool { return strings.HasPrefix(arg, "--config=opamp:") })
+func canBeSafe(s *store, args []string) bool {
+	return process.CanReexec && len(s.safe()) > 0 &&
+		slices.ContainsFunc(safeArgs(args), func(arg string) bool { return strings.HasPrefix(arg, "--config=opamp:") })
 }
 
 // validator returns what dry-runs a candidate, or what runs if that is empty. It
@@ -201,16 +196,24 @@ type ended struct {
 	replace bool // a candidate was to blame: run the last known good
 }
 
-func (e *ended) end() {
+// told returns what told the process to end; nil if nothing did.
+func (e *ended) told() os.Signal {
 	select {
 	case s := <-e.signals:
-		process.Die(s)
+		return s
 	default:
+		return nil
+	}
+}
+
+func (e *ended) end() {
+	if s := e.told(); s != nil {
+		process.Die(s)
 	}
 	if e.replace {
 		log := lastLogger()
 		log.Warn("Replacing the process", zap.String("reason", e.reason))
-		err := process.Reexec(process.Successor{Reason: e.reason})
+		err := process.Reexec(process.Successor{Reason: e.reason, Told: e.told})
 		log.Error("The process could not be replaced", zap.Error(err))
 	}
 	// The Collector would exit with 0, which service managers take for the end
@@ -218,40 +221,48 @@ func (e *ended) end() {
 	os.Exit(1) //nolint:forbidigo // this is the end of the process
 }
 
-// restart replaces the process. It does not return.
+// lockFile names the lock of the state folder of the agent called name among the
+// files that are handed over to a successor.
+func lockFile(name string) string { return "lock:" + name }
+
+// restart replaces the process. It returns only if the host has ended and the
+// process cannot be replaced: then it ends with the host's own error.
 func (a *Agent) restart(e rollout.Restart) {
-	a.cancel() // the dry run must not outlive this self
-	a.waitForWork()
 	a.log.Load().Warn("Replacing the process", zap.String("reason", e.Reason), zap.Bool("safe_mode", e.SafeMode))
-	if a.provider != nil && a.provider.unwatch != nil {
-		a.provider.unwatch()
+	successor := process.Successor{Reason: e.Reason, Keep: map[string]*os.File{}, Told: a.stopWatched}
+	for _, b := range allAgents() {
+		b.cancel() // a dry run must not outlive this self
+		if b.store != nil {
+			successor.Keep[lockFile(b.name)] = b.store.dir.Lock()
+		}
 	}
-	if a.told != nil || a.stopWatched() {
-		process.Die(a.told)
-	}
-	successor := process.Successor{Reason: e.Reason}
+	a.waitForWork()
 	switch {
 	case e.SafeMode:
 		successor.Args, successor.Original = safeArgs(a.args()), a.args()
 	case a.safe:
 		successor.Args = a.args()
 	}
-	if a.store != nil {
-		successor.Keep = map[string]*os.File{lockFile: a.store.dir.Lock()}
-	}
 	err := process.Reexec(successor)
 	a.log.Load().Error("The process could not be replaced and ends; its next start runs what this one was to", zap.Error(err))
-	os.Exit(1) //nolint:forbidigo // the host does not do what it is told
+	if !a.hostGone {
+		os.Exit(1) //nolint:forbidigo // the host does not do what it is told
+	}
 }
 
-// stopWatched reports whether a signal came while the watch for them ended.
-func (a *Agent) stopWatched() bool {
-	select {
-	case a.told = <-a.signals:
-		return true
-	default:
-		return false
+// stopWatched ends the watch for signals and returns what told the process to
+// end; nil if nothing did.
+func (a *Agent) stopWatched() os.Signal {
+	if a.provider != nil && a.provider.unwatch != nil {
+		a.provider.unwatch()
 	}
+	if a.told == nil {
+		select {
+		case a.told = <-a.signals:
+		default:
+		}
+	}
+	return a.told
 }
 
 func (a *Agent) waitForWork() {

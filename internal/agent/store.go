@@ -23,6 +23,7 @@ const (
 	bodiesFolder = "bodies"
 	uidName      = "instance_uid"
 	requiredName = "required_extensions"
+	timesName    = "rollout_times"
 	// crashName is written by the Go runtime, so it has no checksum.
 	crashName = "crash"
 )
@@ -189,6 +190,25 @@ func (s *store) required() []string {
 
 func (s *store) saveRequired(ids []string) error {
 	return s.write(requiredName, []byte(strings.Join(ids, "\n")))
+}
+
+// times returns the durations of a rollout that the last extension was configured
+// with: a process needs them before it has an extension.
+func (s *store) times() (Rollout, bool) {
+	data, err := s.read(timesName)
+	if err != nil {
+		return Rollout{}, false
+	}
+	var times Rollout
+	return times, json.Unmarshal(data, &times) == nil
+}
+
+func (s *store) saveTimes(times Rollout) error {
+	data, err := json.Marshal(times)
+	if err != nil {
+		return fmt.Errorf("encoding the durations of a rollout: %w", err)
+	}
+	return s.write(timesName, data)
 }
 
 // safeName holds the blocks that a process in safe mode runs.

@@ -3,19 +3,33 @@ package process
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
-// EndInheritedChildren kills and reaps the children that the process's former
-// self left: they belonged to components that are gone. To be called once, after
-// a re-execution, before anything else starts children.
-func EndInheritedChildren() {
-	for _, pid := range children() {
+const (
+	// reapTime is how long children that were killed are waited for. They end at
+	// once, unless the kernel is stuck with one of them; then it stays behind.
+	reapTime = time.Second
+	// reapLook is the time between two looks.
+	reapLook = 2 * time.Millisecond
+)
+
+// endChildren kills and reaps the children of this process, but for those in
+// except.
+func endChildren(except []int) {
+	left := slices.DeleteFunc(children(), func(pid int) bool { return slices.Contains(except, pid) })
+	for _, pid := range left {
 		_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended already
-		var status syscall.WaitStatus
-		_, _ = syscall.Wait4(pid, &status, 0, nil) // a killed child is reaped at once
+	}
+	for deadline := time.Now().Add(reapTime); len(left) > 0 && time.Now().Before(deadline); time.Sleep(reapLook) {
+		left = slices.DeleteFunc(left, func(pid int) bool {
+			reaped, err := syscall.Wait4(pid, nil, syscall.WNOHANG, nil)
+			return reaped == pid || err != nil
+		})
 	}
 }
 

@@ -30,6 +30,9 @@ type Inherited struct {
 	Args []string `json:"args,omitempty"`
 	// Files are descriptors that were kept open, by name.
 	Files map[string]uintptr `json:"files,omitempty"`
+	// Children are those that the process had before it first ran: an
+	// entrypoint that replaced itself by this program left them.
+	Children []int `json:"children,omitempty"`
 }
 
 // Successor is what [Reexec] is to start.
@@ -44,12 +47,33 @@ type Successor struct {
 	// Keep are files to be kept open, by name. They stay the caller's if Reexec
 	// fails.
 	Keep map[string]*os.File
+	// Told, if not nil, returns the signal that told this process to end; nil if
+	// there was none. It is called when every signal that comes from now on ends
+	// the process by itself, so that none is lost.
+	Told func() os.Signal
 }
 
 // FromFormer returns what the process's former self handed over, if it was
 // re-executed. It removes it from the environment, so that children do not
-// inherit it, and remembers it. It is safe for concurrent use.
+// inherit it, remembers it, and ends the children that the former self left:
+// they belonged to components that are gone. It must be called before anything
+// starts children. It is safe for concurrent use.
 var FromFormer = sync.OnceValues(func() (Inherited, bool) {
+	i, ok := fromFormer()
+	if ok {
+		endChildren(i.Children)
+		foreign = i.Children
+	} else {
+		foreign = children()
+	}
+	return i, ok
+})
+
+// foreign are the children that are not this program's. It is written once, by
+// FromFormer.
+var foreign []int
+
+func fromFormer() (Inherited, bool) {
 	text := os.Getenv(envInherited)
 	if text == "" {
 		return Inherited{}, false
@@ -61,22 +85,29 @@ var FromFormer = sync.OnceValues(func() (Inherited, bool) {
 		return Inherited{}, false
 	}
 	return i, true
-})
+}
+
+// taking guards Inherited.Files, which all copies share.
+var taking sync.Mutex
 
 // File returns the descriptor that was kept open under name as a file, which
-// the caller owns; nil if there is none.
+// the caller owns; nil if there is none. Each is given away once.
 func (i Inherited) File(name string) *os.File {
+	taking.Lock()
+	defer taking.Unlock()
 	fd, ok := i.Files[name]
 	if !ok {
 		return nil
 	}
+	delete(i.Files, name)
 	closeOnExec(fd) // it was to survive one execve, not to be inherited by children
 	return os.NewFile(fd, name)
 }
 
 // environment returns the environment of the successor.
 func (s Successor) environment() ([]string, error) {
-	i := Inherited{PID: os.Getpid(), Reason: s.Reason, At: time.Now(), Args: s.Original, Files: map[string]uintptr{}}
+	_, _ = FromFormer() // whose children are whose is known from the start of the process
+	i := Inherited{PID: os.Getpid(), Reason: s.Reason, At: time.Now(), Args: s.Original, Files: map[string]uintptr{}, Children: foreign}
 	for name, f := range s.Keep {
 		i.Files[name] = f.Fd()
 	}

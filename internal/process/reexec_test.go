@@ -41,7 +41,11 @@ type report struct {
 	Kept     string
 	Marker   bool
 	Children int
+	Again    bool // the file can be taken twice
 }
+
+// told is what a played process was told to end with.
+var told = make(chan os.Signal, 1)
 
 func play(part string) {
 	i, former := process.FromFormer()
@@ -54,8 +58,8 @@ func play(part string) {
 		r.Kept = string(content)
 	}
 	if former {
-		process.EndInheritedChildren()
 		r.Children = process.ChildCount()
+		r.Again = i.File("kept") != nil
 	}
 	_ = json.NewEncoder(os.Stdout).Encode(r)
 	if former {
@@ -73,6 +77,21 @@ func play(part string) {
 	}
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGTERM, syscall.SIGHUP)
 	successor := process.Successor{Reason: "because", Keep: map[string]*os.File{"kept": kept}}
+	if part == "told" {
+		stop := process.WatchStop(func(s os.Signal) { told <- s })
+		if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
+			panic(err)
+		}
+		successor.Told = func() os.Signal {
+			stop()
+			select {
+			case s := <-told:
+				return s
+			default:
+				return nil // still on its way, and deadly when it arrives
+			}
+		}
+	}
 	if part == "args" {
 		successor.Args = []string{"other"}
 	}
@@ -132,4 +151,37 @@ func TestSignalsRightAfterReexec(t *testing.T) {
 	case <-time.After(30 * time.Second):
 		t.Fatal("the process ignores SIGTERM after it was replaced")
 	}
+}
+
+// A signal that comes while the process is being replaced ends it.
+func TestSignalJustBeforeReexec(t *testing.T) {
+	t.Parallel()
+	cmd, out := start(t, "told")
+	next(t, out)
+	_, err := out.ReadBytes('\n')
+	require.ErrorIs(t, err, io.EOF, "there must be no successor")
+	var exit *exec.ExitError
+	require.ErrorAs(t, cmd.Wait(), &exit)
+	assert.Equal(t, syscall.SIGTERM, exit.Sys().(syscall.WaitStatus).Signal())
+}
+
+// An entrypoint may have started something before it replaced itself by this
+// program: that is not ours to end.
+func TestChildrenOfTheEntrypointStay(t *testing.T) {
+	t.Parallel()
+	file := t.TempDir() + "/kept"
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	cmd := exec.CommandContext(t.Context(), "sh", "-c", `sleep 600 & exec "$0"`, os.Args[0])
+	cmd.Env = append(os.Environ(), envPlay+"=same", "PROCESS_TEST_FILE="+file)
+	pipe, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	require.NoError(t, cmd.Start())
+	defer func() {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		_ = cmd.Wait()
+	}()
+	out := bufio.NewReader(pipe)
+	next(t, out)
+	assert.Equal(t, 1, next(t, out).Children)
 }

@@ -19,8 +19,8 @@ func closeOnExec(fd uintptr) { unix.CloseOnExec(int(fd)) }
 
 // Reexec replaces the process by a new one of the same executable, in the same
 // PID. It returns only if it fails. The caller has stopped what must not be cut
-// off, and has stopped listening for signals: from here on SIGTERM and SIGINT
-// end the process, and SIGHUP is ignored until the successor listens for it.
+// off. From here on SIGTERM and SIGINT end the process, and SIGHUP is ignored
+// until the successor listens for it.
 func Reexec(s Successor) error {
 	path, err := Executable()
 	if err != nil {
@@ -34,8 +34,13 @@ func Reexec(s Successor) error {
 	if s.Args != nil {
 		args = append([]string{os.Args[0]}, s.Args...)
 	}
-	signal.Reset(os.Interrupt, syscall.SIGTERM)
+	makeDeadly()
 	signal.Ignore(syscall.SIGHUP)
+	if s.Told != nil {
+		if told := s.Told(); told != nil {
+			Die(told)
+		}
+	}
 	var errs []error
 	for name, f := range s.Keep {
 		if _, err := unix.FcntlInt(f.Fd(), unix.F_SETFD, 0); err != nil {

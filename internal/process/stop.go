@@ -21,7 +21,14 @@ func WatchStop(told func(os.Signal)) (stop func()) {
 			case s := <-signals:
 				told(s)
 			case <-done:
-				return
+				for {
+					select { // what came before stop was called
+					case s := <-signals:
+						told(s)
+					default:
+						return
+					}
+				}
 			}
 		}
 	})
