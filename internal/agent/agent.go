@@ -104,6 +104,9 @@ type Agent struct {
 	timers    map[uint64]*time.Timer
 	unsaved   *rollout.Record // what must be saved once it is possible
 	saveError string
+	history   []happened // what an operator is shown
+	stale     bool       // the state file is out of date
+	began     time.Time  // when the process did
 	required  []string // extensions that a remote configuration cannot remove
 	offers    map[string]remoteconfig.Offer
 	scrubber  *scrub.Scrubber
@@ -149,6 +152,7 @@ func newAgent(name string, dir *statedir.Dir, dirErr error, log *zap.Logger) *Ag
 		offers:   map[string]remoteconfig.Offer{},
 		settings: ExtensionSettings{Rollout: DefaultRollout()},
 		tree:     health.NewTree(),
+		began:    time.Now(),
 	}
 	if dir != nil {
 		a.store = &store{dir}

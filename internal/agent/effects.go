@@ -28,10 +28,12 @@ func (a *Agent) step(event rollout.Event) {
 		a.perform(effect)
 	}
 	a.afterStep()
+	a.showState()
 }
 
 // persist returns an error only for what must be saved.
 func (a *Agent) persist(p rollout.Persist) error {
+	a.stale = true
 	err := a.store.save(p.Record)
 	if err == nil {
 		a.unsaved, a.saveError = nil, ""
@@ -74,12 +76,14 @@ func (a *Agent) perform(effect rollout.Effect) {
 	case rollout.Serve:
 		a.serve(e)
 	case rollout.Report:
+		a.note("status "+string(e.Status.State), remoteconfig.Ref{Hash: e.Status.Hash}, e.Status.Message)
 		a.reportStatus(e.Status)
 	case rollout.StartTimer:
 		a.startTimer(e)
 	case rollout.Restart:
 		a.restart(e)
 	case rollout.Moved:
+		a.note(string(e.From)+" → "+string(e.To), e.Ref, e.Reason)
 		a.log.Load().Info("Remote configuration rollout", zap.String("from", string(e.From)), zap.String("to", string(e.To)),
 			zap.Stringer("config", e.Ref), zap.String("reason", e.Reason))
 	case rollout.Persist: // see step

@@ -67,6 +67,8 @@ func AcquireProvider(ctx context.Context, name, stateDir string, log *zap.Logger
 	err = a.call(ctx, func() {
 		a.provider = p
 		a.log.Store(log)
+		a.openToOperators()
+		a.lookAtRequests()
 		if a.safe {
 			a.lookToLeaveSafeMode(verdictContext(a.args()), time.Now())
 		}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/otelcol-opamp/otelcol-opamp/internal/preflight"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/process"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/remoteconfig"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/rollout"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/scrub"
 )
@@ -229,6 +230,8 @@ func lockFile(name string) string { return "lock:" + name }
 // process cannot be replaced: then it ends with the host's own error.
 func (a *Agent) restart(e rollout.Restart) {
 	a.log.Load().Warn("Replacing the process", zap.String("reason", e.Reason), zap.Bool("safe_mode", e.SafeMode))
+	a.note("process replaced", remoteconfig.Ref{}, e.Reason)
+	a.showState()
 	successor := process.Successor{Reason: e.Reason, Keep: map[string]*os.File{}, Told: a.stopWatched}
 	for _, b := range allAgents() {
 		b.cancel() // a dry run must not outlive this self

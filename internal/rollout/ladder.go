@@ -209,6 +209,10 @@ func (m *Machine) goneBack(e GoneBack) {
 	if m.generation == 0 {
 		return // the first Retrieve is still to come
 	}
+	if m.safe { // the local configuration comes back with it
+		m.do(Restart{Reason: reason})
+		return
+	}
 	m.become(RollingBack, e.To, reason)
 	m.await(DrainTimer)
 	m.do(Trigger{})

@@ -1,0 +1,164 @@
+package agent
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/otelcol-opamp/otelcol-opamp/internal/remoteconfig"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/rollout"
+)
+
+// What an operator of this machine finds and leaves in the state folder
+// (RFC 0004).
+const (
+	stateName     = "state.json"
+	requestsName  = "requests"
+	requestBack   = requestsName + "/go-back"
+	requestForget = requestsName + "/clear-rejected"
+
+	// requestLook is the time between two looks at the requests: soon enough for
+	// somebody who waits for it, and rare enough to cost nothing.
+	requestLook = 2 * time.Second
+	// maxHistory is how many events the state file holds: some weeks of an agent
+	// that gets a new configuration every day.
+	maxHistory = 100
+)
+
+// stateFile is what an operator is shown. Fields are added, never renamed.
+type stateFile struct {
+	Agent         string              `json:"agent"`
+	PID           int                 `json:"pid"`
+	Started       time.Time           `json:"started"`
+	State         rollout.State       `json:"state"`
+	Rung          rollout.Rung        `json:"rung"`
+	SafeMode      bool                `json:"safe_mode"`
+	Running       remoteconfig.Ref    `json:"running"`
+	LastKnownGood remoteconfig.Ref    `json:"last_known_good"`
+	Earlier       []remoteconfig.Ref  `json:"earlier"`
+	Candidate     *rollout.Candidate  `json:"candidate"`
+	Rejected      []rollout.Rejection `json:"rejected"`
+	Status        rollout.Status      `json:"status"`
+	FailedStarts  int                 `json:"failed_starts"`
+	// History is what happened, the latest last.
+	History []happened `json:"history"`
+}
+
+// happened is one entry of the history.
+type happened struct {
+	At     time.Time `json:"at"`
+	What   string    `json:"what"`
+	Config string    `json:"config,omitempty"` // the server's hash
+	Reason string    `json:"reason,omitempty"`
+}
+
+// note adds an entry to the history.
+func (a *Agent) note(what string, ref remoteconfig.Ref, reason string) {
+	a.history = append(a.history, happened{At: time.Now(), What: what, Config: ref.Hash, Reason: reason})
+	a.history = a.history[max(0, len(a.history)-maxHistory):]
+	a.stale = true
+}
+
+// showState writes the state file if it is out of date.
+func (a *Agent) showState() {
+	if !a.stale || a.store == nil || a.provider == nil {
+		return
+	}
+	a.stale = false
+	r := a.machine.Record()
+	rung, _ := a.machine.Rung()
+	data, err := json.MarshalIndent(stateFile{
+		Agent: ownID(a.name), PID: os.Getpid(), Started: a.began, State: a.machine.State(), Rung: rung, SafeMode: a.safe,
+		Running: a.machine.Running(), LastKnownGood: r.LastKnownGood, Earlier: r.Earlier, Candidate: r.Candidate,
+		Rejected: r.Rejected, Status: r.Status, FailedStarts: r.Ladder.Failures, History: a.history,
+	}, "", "  ")
+	if err == nil {
+		err = a.store.dir.WriteText(stateName, append(data, '\n'))
+	}
+	if err != nil {
+		a.log.Load().Warn("Writing what an operator is shown", zap.Error(err))
+	}
+}
+
+// openToOperators reads the history of former processes and makes the folder for
+// requests.
+func (a *Agent) openToOperators() {
+	if a.store == nil {
+		return
+	}
+	var former stateFile
+	if data, err := a.store.dir.ReadText(stateName); err == nil && json.Unmarshal(data, &former) == nil {
+		a.history = former.History
+	}
+	a.note("process started", remoteconfig.Ref{}, "")
+	if err := a.store.dir.MakeFolder(requestsName); err != nil {
+		a.log.Load().Warn("Requests of an operator will not be seen", zap.Error(err))
+	}
+}
+
+// lookAtRequests does what an operator asked for, and looks again later.
+func (a *Agent) lookAtRequests() {
+	if a.store == nil || a.released {
+		return
+	}
+	if a.machine.AtRest() {
+		a.request(requestForget, func(string) error {
+			a.step(rollout.Forgiven{})
+			return nil
+		})
+	}
+	if a.machine.AtRest() {
+		a.request(requestBack, func(hash string) error {
+			to, err := a.earlier(hash)
+			if err != nil {
+				return err
+			}
+			a.step(rollout.GoneBack{To: to})
+			return nil
+		})
+	}
+	a.after(requestLook, a.lookAtRequests)
+}
+
+// request does one request, if it was made. It is removed first, so that it is
+// never done twice.
+func (a *Agent) request(name string, do func(text string) error) {
+	data, err := a.store.dir.ReadText(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	if err == nil {
+		err = a.store.dir.Remove(name)
+	}
+	if err == nil {
+		a.note("operator's request "+name, remoteconfig.Ref{}, "")
+		a.log.Load().Info("Doing what an operator asked for", zap.String("request", name))
+		err = do(strings.TrimSpace(string(data)))
+	}
+	if err != nil {
+		a.note("refused: operator's request "+name, remoteconfig.Ref{}, err.Error())
+		a.log.Load().Error("An operator's request cannot be done", zap.String("request", name), zap.Error(err))
+	}
+	a.showState()
+}
+
+// earlier returns the earlier known good whose hash begins as given; the newest
+// if none is given.
+func (a *Agent) earlier(hash string) (remoteconfig.Ref, error) {
+	earlier := a.machine.Record().Earlier
+	for _, ref := range earlier {
+		if strings.HasPrefix(ref.Hash, hash) {
+			return ref, nil
+		}
+	}
+	if hash == "" {
+		return remoteconfig.Ref{}, errors.New("there is no earlier configuration that was known to be good")
+	}
+	return remoteconfig.Ref{}, fmt.Errorf("no earlier configuration has a hash that begins with %q: see %q in %s", hash, "earlier", stateName)
+}
