@@ -316,12 +316,10 @@ func (d *Dir) keepFormer(name string) error {
 			return errors.Join(err, copyErr)
 		}
 	}
-	if err := d.files.Rename(temp, previous); err != nil {
-		return errors.Join(err, d.removeFile(temp))
-	}
-	// Renaming does nothing if both are names of one file already, which is so
-	// after a crash between this rename and the record's.
-	return d.removeFile(temp)
+	// This does nothing if both are names of one file already, which is so after
+	// a crash between this rename and the record's; the next write, or the next
+	// Open, removes the superfluous name.
+	return d.files.Rename(temp, previous)
 }
 
 func (d *Dir) removeFile(name string) error {
