@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
 	"go.uber.org/zap"
 
 	"github.com/otelcol-opamp/otelcol-opamp/internal/effectiveconfig"
@@ -97,8 +98,9 @@ type Agent struct {
 
 	// Everything below is owned by the agent's goroutine.
 
-	store     *store // nil without a folder
-	storeErr  error  // why there is none
+	store     *store    // nil without a folder
+	storeErr  error     // why there is none
+	savedUID  uuid.UUID // found in a folder that cannot be used otherwise
 	machine   *rollout.Machine
 	dryRun    func(context.Context, preflight.Settings) preflight.Outcome
 	timers    map[uint64]*time.Timer
@@ -160,16 +162,34 @@ func newAgent(name string, dir *statedir.Dir, dirErr error, log *zap.Logger) *Ag
 
 // start runs the agent's goroutine.
 func (a *Agent) start() {
-	record, notes := a.store.load()
+	bootID := process.BootID()
+	record, notes, err := a.store.load(bootID)
+	if err != nil {
+		a.withoutFolder(err)
+	}
 	for _, note := range notes {
 		a.log.Load().Warn("State folder", zap.String("note", note))
 	}
 	a.required = a.store.required()
-	booted := rollout.Booted{Record: record, BootID: process.BootID(), SafeMode: a.safe, NoSafeMode: !a.canBeSafe()}
+	booted := rollout.Booted{Record: record, BootID: bootID, SafeMode: a.safe, NoSafeMode: !a.canBeSafe()}
 	if a.store != nil {
 		booted.Evidence = a.crashes()
 	}
 	go a.run(booted)
+}
+
+// folderUnusable is what is said once of a state folder that cannot be used.
+const folderUnusable = "No remote configuration will be accepted and none that was is known: the state folder cannot be used"
+
+// withoutFolder goes on without a folder in which something cannot be read.
+// Nothing is written to it: that would replace what may be read another time.
+func (a *Agent) withoutFolder(err error) {
+	a.log.Load().Error(folderUnusable, zap.String("folder", a.store.dir.Path()), zap.Error(err))
+	if id, uidErr := a.store.savedUID(); uidErr == nil {
+		a.savedUID = id
+	}
+	a.storeErr = errors.Join(err, a.store.dir.Close())
+	a.store = nil
 }
 
 // crashes returns what the former process left of a crash, and records those of
@@ -177,10 +197,10 @@ func (a *Agent) start() {
 func (a *Agent) crashes() string {
 	path := filepath.Join(a.store.dir.Path(), crashName)
 	evidence, err := process.Crash(path)
-	if err == nil {
-		err = process.RecordCrash(path)
-	}
 	if err != nil {
+		a.log.Load().Warn("A crash of the former process is not explained", zap.Error(err))
+	}
+	if err := process.RecordCrash(path); err != nil {
 		a.log.Load().Warn("A crash of this process will not be explained to the next one", zap.Error(err))
 	}
 	return a.scrubber.Text(evidence)

@@ -372,6 +372,9 @@ func (d *Dir) read(name string) ([]byte, error) {
 
 // Remove deletes the record name; it is no error if there is none.
 func (d *Dir) Remove(name string) error {
+	if d.readOnly {
+		return fmt.Errorf("removing record %q: %w", name, fs.ErrPermission)
+	}
 	if err := d.removeFile(name); err != nil {
 		return fmt.Errorf("removing record %q in %q: %w", name, d.path, err)
 	}
@@ -405,6 +408,9 @@ func (d *Dir) List(folder string) ([]string, error) {
 // an operator, and returns its new name. The last few are kept. If what should
 // be the record's folder is none, that is moved instead.
 func (d *Dir) MoveAside(name string) (string, error) {
+	if d.readOnly {
+		return "", fmt.Errorf("moving record %q aside: %w", name, fs.ErrPermission)
+	}
 	if folder := path.Dir(name); folder != "." {
 		if info, err := d.files.Lstat(folder); err == nil && !info.IsDir() {
 			name = folder
