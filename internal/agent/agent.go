@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
 	"go.uber.org/zap"
 
 	"github.com/otelcol-opamp/otelcol-opamp/internal/effectiveconfig"
@@ -97,8 +98,9 @@ type Agent struct {
 
 	// Everything below is owned by the agent's goroutine.
 
-	store     *store // nil without a folder
-	storeErr  error  // why there is none
+	store     *store    // nil without a folder
+	storeErr  error     // why there is none
+	savedUID  uuid.UUID // found in a folder that cannot be used otherwise
 	machine   *rollout.Machine
 	dryRun    func(context.Context, preflight.Settings) preflight.Outcome
 	timers    map[uint64]*time.Timer
@@ -106,8 +108,9 @@ type Agent struct {
 	saveError string
 	history   []happened // what an operator is shown
 	stale     bool       // the state file is out of date
+	deaf      bool       // requests of an operator are not looked at any more
 	began     time.Time  // when the process did
-	required  []string // extensions that a remote configuration cannot remove
+	required  []string   // extensions that a remote configuration cannot remove
 	offers    map[string]remoteconfig.Offer
 	scrubber  *scrub.Scrubber
 
@@ -165,7 +168,11 @@ func newAgent(name string, dir *statedir.Dir, dirErr error, log *zap.Logger) *Ag
 
 // start runs the agent's goroutine.
 func (a *Agent) start() {
-	record, notes := a.store.load()
+	bootID := process.BootID()
+	record, notes, err := a.store.load(bootID)
+	if err != nil {
+		a.withoutFolder(err)
+	}
 	for _, note := range notes {
 		a.log.Load().Warn("State folder", zap.String("note", note))
 	}
@@ -173,11 +180,25 @@ func (a *Agent) start() {
 	if times, ok := a.store.times(); ok {
 		a.settings.Rollout = times
 	}
-	booted := rollout.Booted{Record: record, BootID: process.BootID(), SafeMode: a.safe, NoSafeMode: !canBeSafe(a.store, a.args()), Managed: len(a.required) > 0}
+	booted := rollout.Booted{Record: record, BootID: bootID, SafeMode: a.safe, NoSafeMode: !canBeSafe(a.store, a.args()), Managed: len(a.required) > 0}
 	if a.store != nil {
 		booted.Evidence = a.crashes()
 	}
 	go a.run(booted)
+}
+
+// folderUnusable is what is said once of a state folder that cannot be used.
+const folderUnusable = "No remote configuration will be accepted and none that was is known: the state folder cannot be used"
+
+// withoutFolder goes on without a folder in which something cannot be read.
+// Nothing is written to it: that would replace what may be read another time.
+func (a *Agent) withoutFolder(err error) {
+	a.log.Load().Error(folderUnusable, zap.String("folder", a.store.dir.Path()), zap.Error(err))
+	if id, uidErr := a.store.savedUID(); uidErr == nil {
+		a.savedUID = id
+	}
+	a.storeErr = errors.Join(err, a.store.dir.Close())
+	a.store = nil
 }
 
 // crashes returns what the former process left of a crash, and records those of
@@ -185,10 +206,10 @@ func (a *Agent) start() {
 func (a *Agent) crashes() string {
 	path := filepath.Join(a.store.dir.Path(), crashName)
 	evidence, err := process.Crash(path)
-	if err == nil {
-		err = process.RecordCrash(path)
-	}
 	if err != nil {
+		a.log.Load().Warn("A crash of the former process is not explained", zap.Error(err))
+	}
+	if err := process.RecordCrash(path); err != nil {
 		a.log.Load().Warn("A crash of this process will not be explained to the next one", zap.Error(err))
 	}
 	return a.scrubber.Text(evidence)

@@ -192,6 +192,21 @@ func (s *opampServer) waitStatus(t *testing.T, hash string, state protobufs.Remo
 	return last
 }
 
+// tick is the time between two looks at what nothing announces.
+const tick = 10 * time.Millisecond
+
+// receive returns what the host runs next.
+func receive[T any](t *testing.T, from <-chan T) T {
+	t.Helper()
+	select {
+	case v := <-from:
+		return v
+	case <-time.After(waitTime):
+		t.Fatal("nothing was started")
+		panic("unreachable")
+	}
+}
+
 const (
 	applied = protobufs.RemoteConfigStatuses_RemoteConfigStatuses_APPLIED
 	failed  = protobufs.RemoteConfigStatuses_RemoteConfigStatuses_FAILED

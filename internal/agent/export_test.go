@@ -2,8 +2,11 @@ package agent
 
 import (
 	"context"
+	"errors"
 
 	"github.com/otelcol-opamp/otelcol-opamp/internal/preflight"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/rollout"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/statedir"
 )
 
 // SetDryRun replaces the dry run of the agent behind the lease: a test binary
@@ -17,4 +20,66 @@ func Agents() int {
 	registry.mu.Lock()
 	defer registry.mu.Unlock()
 	return len(registry.agents) + len(registry.closing)
+}
+
+// Load opens the folder at path as a starting agent does, and returns what its
+// store finds there.
+func Load(path, bootID string) (r rollout.Record, notes []string, err error) {
+	dir, err := statedir.Open(path, nil)
+	if err != nil {
+		return rollout.Record{}, nil, err
+	}
+	defer func() { err = errors.Join(err, dir.Close()) }()
+	return (&store{dir}).load(bootID)
+}
+
+// LoadReadOnly is Load for a process that takes no part.
+func LoadReadOnly(path string) (r rollout.Record, notes []string, err error) {
+	dir, err := statedir.OpenReadOnly(path)
+	if err != nil {
+		return rollout.Record{}, nil, err
+	}
+	defer func() { err = errors.Join(err, dir.Close()) }()
+	return (&store{dir}).load("boot")
+}
+
+// Save saves the record in the folder at path.
+func Save(path string, r rollout.Record) (err error) {
+	dir, err := statedir.Open(path, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, dir.Close()) }()
+	return (&store{dir}).save(r)
+}
+
+// SaveBlocks saves what safe mode runs in the folder at path.
+func SaveBlocks(path string, blocks map[string]any) (err error) {
+	dir, err := statedir.Open(path, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, dir.Close()) }()
+	return (&store{dir}).saveSafe(blocks)
+}
+
+// Body looks for the body of a configuration in the folder at path.
+func Body(path, digest string) (err error) {
+	dir, err := statedir.OpenReadOnly(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, dir.Close()) }()
+	_, err = (&store{dir}).body(digest)
+	return err
+}
+
+// RemoteConfigOff returns why the agent behind the lease accepts no remote
+// configuration, once an extension that accepts one is attached.
+func (p *ProviderLease) RemoteConfigOff() (reason string) {
+	_ = p.agent.call(context.Background(), func() {
+		p.agent.settings.AcceptsRemoteConfig = true
+		reason = p.agent.remoteConfigOff()
+	})
+	return reason
 }

@@ -314,6 +314,9 @@ func (a *Agent) uid() (uuid.UUID, error) {
 	if a.settings.InstanceUID != uuid.Nil {
 		return a.settings.InstanceUID, nil
 	}
+	if a.savedUID != uuid.Nil {
+		return a.savedUID, nil
+	}
 	if a.store == nil {
 		return processUID(a.name), nil
 	}

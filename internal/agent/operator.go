@@ -104,7 +104,7 @@ func (a *Agent) openToOperators() {
 
 // lookAtRequests does what an operator asked for, and looks again later.
 func (a *Agent) lookAtRequests() {
-	if a.store == nil || a.released {
+	if a.store == nil || a.released || a.deaf {
 		return
 	}
 	if a.machine.AtRest() {
@@ -133,8 +133,9 @@ func (a *Agent) request(name string, do func(text string) error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return
 	}
-	if err == nil {
-		err = a.store.dir.Remove(name)
+	if removeErr := a.store.dir.Remove(name); removeErr != nil {
+		a.deaf = true
+		err = errors.Join(err, fmt.Errorf("%w; no request is looked at any more in this process", removeErr))
 	}
 	if err == nil {
 		a.note("operator's request "+name, remoteconfig.Ref{}, "")

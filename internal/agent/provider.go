@@ -42,8 +42,11 @@ func AcquireProvider(ctx context.Context, name, stateDir string, log *zap.Logger
 			return nil, err
 		}
 		if err != nil {
-			log.Error("No remote configuration will be accepted and none that was is known: the state folder cannot be used",
-				zap.String("folder", path), zap.Error(err))
+			log.Error(folderUnusable, zap.String("folder", path), zap.Error(err))
+		} else if reason := statedir.Volatile(path); reason != "" {
+			log.Warn("The state folder does not last. When it is gone the Collector starts on its local configuration, as another agent to the server, "+
+				"and does not remember what it rejected. Mount a volume there, or name a folder on one with state_dir= in the opamp: URI, with "+
+				statedir.EnvStateDir+" or with StateDirectory= of systemd", zap.String("folder", path), zap.String("reason", reason))
 		}
 		process.IgnoreHangup()
 		a := newAgent(name, dir, err, log)
@@ -258,6 +261,6 @@ func (s *store) peekDigest(name string, purpose process.Purpose) (string, error)
 			return digest, nil
 		}
 	}
-	record, err := s.loadReadOnly()
+	record, _, err := s.loadReadOnly() // the live process says what is lost
 	return record.Serves(!canBeSafe(s, os.Args[1:])).Digest, err
 }

@@ -22,6 +22,8 @@ const (
 	recordName   = "rollout"
 	bodiesFolder = "bodies"
 	uidName      = "instance_uid"
+	// safeName holds the blocks that a process in safe mode runs.
+	safeName     = "safe_mode"
 	requiredName = "required_extensions"
 	timesName    = "rollout_times"
 	// crashName is written by the Go runtime, so it has no checksum.
@@ -37,52 +39,189 @@ var errNoFolder = errors.New("there is no usable state folder")
 
 func bodyName(digest string) string { return bodiesFolder + "/" + digest }
 
-// loadReadOnly returns the rollout's record as it is on disk.
-func (s *store) loadReadOnly() (rollout.Record, error) {
-	data, err := s.read(recordName)
-	if errors.Is(err, fs.ErrNotExist) {
-		return rollout.Record{}, nil
+// lost reports whether err, of reading something, means that it is not there or
+// not what was written. Any other error says nothing about the content: what
+// could not be read may be read another time, and must be left alone.
+func lost(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, statedir.ErrCorrupt)
+}
+
+// loss is what was found to be lost.
+type loss struct {
+	note string
+	name string // the record to move aside
+	err  error
+}
+
+// loadReadOnly returns the rollout's record, or what is left of it. An error
+// means that there is a record and that it cannot be read.
+func (s *store) loadReadOnly() (rollout.Record, []loss, error) {
+	r, err := s.generation(recordName)
+	if err == nil {
+		return r, nil, nil
 	}
+	if !lost(err) {
+		return rollout.Record{}, nil, err
+	}
+	previousName := statedir.PreviousName(recordName)
+	previous, previousErr := s.generation(previousName)
+	switch {
+	case previousErr == nil:
+		return fromPrevious(previous), []loss{{"the rollout's record is damaged; using its previous generation: " + err.Error(), recordName, err}}, nil
+	case !lost(previousErr):
+		return rollout.Record{}, nil, previousErr
+	case errors.Is(err, fs.ErrNotExist) && errors.Is(previousErr, fs.ErrNotExist):
+		return rollout.Record{}, nil, nil // the first start
+	default:
+		return rollout.Record{}, []loss{
+			{"the rollout's record is lost, with all that was accepted and rejected; starting on the local configuration: " + err.Error(), recordName, err},
+			{"its previous generation is lost: " + previousErr.Error(), previousName, previousErr},
+		}, nil
+	}
+}
+
+// fromPrevious returns what of a record's previous generation still holds. What
+// became of a candidate stood in the record that was lost: it may have been
+// rejected, so it is not run again.
+func fromPrevious(r rollout.Record) rollout.Record {
+	if r.Candidate != nil {
+		r.Abandon("the record of what became of this configuration was damaged; to try it again, offer it under another hash")
+	}
+	r.Ladder.Starting = false // that start is over; how it ended is not known
+	return r
+}
+
+func (s *store) generation(name string) (rollout.Record, error) {
+	data, err := s.read(name)
 	if err != nil {
 		return rollout.Record{}, err
 	}
 	var r rollout.Record
 	if err := json.Unmarshal(data, &r); err != nil {
-		return rollout.Record{}, fmt.Errorf("%w: %w", statedir.ErrCorrupt, err)
+		return rollout.Record{}, fmt.Errorf("decoding record %q: %w: %w", name, statedir.ErrCorrupt, err)
 	}
 	return r, nil
 }
 
-// load returns the rollout's record with everything in it that can be used. The
-// notes say what was lost.
-func (s *store) load() (r rollout.Record, notes []string) {
-	r, err := s.loadReadOnly()
-	if err != nil {
-		return rollout.Record{}, append([]string{"the rollout's record is lost, starting on the local configuration: " + err.Error()}, s.aside(recordName, err)...)
+// load returns the rollout's record with everything in it that can be used, and
+// moves aside what is damaged. The notes say what was lost. An error means that
+// something is there that cannot be read: the folder must not be written then,
+// because what is written would replace it.
+func (s *store) load(bootID string) (rollout.Record, []string, error) {
+	if s == nil {
+		return rollout.Record{}, nil, nil
 	}
-	if c := r.Candidate; c != nil {
-		if _, err := s.body(c.Ref.Digest); err != nil {
-			notes = append(notes, fmt.Sprintf("the candidate %s is lost: %v", c.Ref, err))
-			notes = append(notes, s.aside(bodyName(c.Ref.Digest), err)...)
-			r.Candidate, r.Status = nil, rollout.Status{} // the server offers it again
+	r, losses, err := s.loadReadOnly()
+	if err != nil {
+		return rollout.Record{}, nil, err
+	}
+	if previous := statedir.PreviousName(recordName); len(losses) == 0 {
+		if _, err := s.generation(previous); errors.Is(err, statedir.ErrCorrupt) {
+			losses = append(losses, loss{"the previous generation of the rollout's record is lost: " + err.Error(), previous, err})
 		}
 	}
+	for _, f := range []func(*rollout.Record, string) ([]loss, error){s.checkCandidate, s.checkEarlier, s.checkLastKnownGood} {
+		more, err := f(&r, bootID)
+		if err != nil {
+			return rollout.Record{}, nil, err
+		}
+		losses = append(losses, more...)
+	}
+	for _, small := range []struct {
+		name, consequence string
+		valid             func([]byte) error
+	}{
+		{uidName, "the saved instance UID is lost: to the server this will be another agent, unless its configuration has an instance_uid", validUID},
+		{requiredName, "the list of required extensions is lost; it is written again when this extension starts", func([]byte) error { return nil }},
+		{timesName, "the durations of a rollout are lost; the defaults hold until this extension starts", validTimes},
+		{safeName, "the configuration for safe mode is lost; there is none until everything has started once more", validSafe},
+	} {
+		data, err := s.read(small.name)
+		if err == nil {
+			err = small.valid(data)
+		}
+		switch {
+		case err == nil || errors.Is(err, fs.ErrNotExist):
+		case lost(err):
+			losses = append(losses, loss{small.consequence + ": " + err.Error(), small.name, err})
+		default:
+			return rollout.Record{}, nil, err
+		}
+	}
+	var notes []string
+	moved := map[string]bool{} // two references may share a body
+	for _, l := range losses {
+		notes = append(notes, l.note)
+		if !moved[l.name] {
+			notes = append(notes, s.aside(l.name, l.err)...)
+		}
+		moved[l.name] = true
+	}
+	return r, notes, nil
+}
+
+// checkCandidate drops a candidate whose body is lost.
+func (s *store) checkCandidate(r *rollout.Record, bootID string) ([]loss, error) {
+	c := r.Candidate
+	if c == nil {
+		return nil, nil
+	}
+	_, err := s.body(c.Ref.Digest)
+	if err == nil {
+		return nil, nil
+	}
+	if !lost(err) {
+		return nil, err
+	}
+	if ran := c.Phase != rollout.PhasePending && c.Phase != rollout.PhaseTriggered; ran && c.BootID == bootID {
+		// The process died in its trial, for which no body is needed.
+		reason := "the process ended while this configuration was in trial (phase " + string(c.Phase) + "), and its body was lost"
+		if c.Evidence != "" {
+			reason += "; before that: " + c.Evidence
+		}
+		r.Abandon(reason)
+	} else {
+		r.Candidate, r.Status = nil, rollout.Status{} // the server offers it again
+	}
+	return []loss{{fmt.Sprintf("the candidate %s is lost: %v", c.Ref, err), bodyName(c.Ref.Digest), err}}, nil
+}
+
+// checkEarlier drops the earlier known goods whose bodies are lost. One that
+// cannot be read stays: it is not needed now.
+func (s *store) checkEarlier(r *rollout.Record, _ string) (losses []loss, _ error) {
 	r.Earlier = slices.DeleteFunc(r.Earlier, func(ref remoteconfig.Ref) bool {
 		_, err := s.body(ref.Digest)
-		return err != nil
-	})
-	if !r.LastKnownGood.IsZero() {
-		if _, err := s.body(r.LastKnownGood.Digest); err != nil {
-			notes = append(notes, fmt.Sprintf("the last known good %s is lost: %v", r.LastKnownGood, err))
-			notes = append(notes, s.aside(bodyName(r.LastKnownGood.Digest), err)...)
-			r.LastKnownGood, r.Status = remoteconfig.Ref{}, rollout.Status{}
-			if len(r.Earlier) > 0 {
-				r.LastKnownGood, r.Earlier = r.Earlier[0], r.Earlier[1:]
-			}
-			notes = append(notes, fmt.Sprintf("falling back to %s", r.LastKnownGood))
+		if err == nil || !lost(err) {
+			return false
 		}
+		losses = append(losses, loss{fmt.Sprintf("the earlier known good %s is lost: %v", ref, err), bodyName(ref.Digest), err})
+		return true
+	})
+	return losses, nil
+}
+
+// checkLastKnownGood replaces a last known good whose body is lost by the latest
+// earlier one.
+func (s *store) checkLastKnownGood(r *rollout.Record, _ string) ([]loss, error) {
+	if r.LastKnownGood.IsZero() {
+		return nil, nil
 	}
-	return r, notes
+	_, err := s.body(r.LastKnownGood.Digest)
+	if err == nil {
+		return nil, nil
+	}
+	if !lost(err) {
+		return nil, err
+	}
+	former := r.LastKnownGood
+	r.LastKnownGood, r.Status = remoteconfig.Ref{}, rollout.Status{}
+	if len(r.Earlier) > 0 {
+		if _, err := s.body(r.Earlier[0].Digest); err != nil {
+			return nil, err
+		}
+		r.LastKnownGood, r.Earlier = r.Earlier[0], r.Earlier[1:]
+	}
+	return []loss{{fmt.Sprintf("the last known good %s is lost; falling back to %s: %v", former, r.LastKnownGood, err), bodyName(former.Digest), err}}, nil
 }
 
 // aside moves a corrupt record out of the way.
@@ -116,10 +255,27 @@ func (s *store) save(r rollout.Record) error {
 	if err != nil {
 		return fmt.Errorf("encoding the rollout's record: %w", err)
 	}
-	return s.write(recordName, append(data, '\n'))
+	if s == nil {
+		return errNoFolder
+	}
+	// The one record with a previous generation: nothing else knows what was
+	// accepted and what was rejected. Bodies are never overwritten, the instance
+	// UID is written once, and the others are written anew at the next start.
+	return s.dir.Replace(recordName, append(data, '\n'))
+}
+
+// digestLength is that of a SHA-256 in hexadecimal.
+const digestLength = 64
+
+// isDigest reports whether s can name a body; a record can hold anything.
+func isDigest(s string) bool {
+	return len(s) == digestLength && strings.Trim(s, "0123456789abcdef") == ""
 }
 
 func (s *store) body(digest string) (remoteconfig.Offer, error) {
+	if !isDigest(digest) {
+		return remoteconfig.Offer{}, fmt.Errorf("looking for the configuration %q, which is not a digest: %w", digest, fs.ErrNotExist)
+	}
 	data, err := s.read(bodyName(digest))
 	if err != nil {
 		return remoteconfig.Offer{}, err
@@ -162,19 +318,36 @@ func (s *store) keepBodies(digests []string) error {
 	return errors.Join(errs...)
 }
 
-// uid returns the instance UID that was saved, or saves made.
-func (s *store) uid(made func() uuid.UUID) (uuid.UUID, error) {
+// savedUID returns the instance UID that was saved.
+func (s *store) savedUID() (uuid.UUID, error) {
 	data, err := s.read(uidName)
 	if err == nil {
-		if id, parseErr := uuid.ParseBytes(data); parseErr == nil {
-			return id, nil
-		}
-		err = fmt.Errorf("%w: not a UUID", statedir.ErrCorrupt)
+		err = validUID(data)
 	}
-	id := made()
-	if errors.Is(err, statedir.ErrCorrupt) {
-		s.aside(uidName, err)
+	if err != nil {
+		return uuid.Nil, err
 	}
+	return uuid.ParseBytes(data)
+}
+
+func validUID(data []byte) error {
+	if _, err := uuid.ParseBytes(data); err != nil {
+		return fmt.Errorf("reading record %q: %w: %w", uidName, statedir.ErrCorrupt, err)
+	}
+	return nil
+}
+
+// uid returns the instance UID that was saved, or saves made.
+func (s *store) uid(made func() uuid.UUID) (uuid.UUID, error) {
+	id, err := s.savedUID()
+	if err == nil {
+		return id, nil
+	}
+	id = made()
+	if !lost(err) {
+		return id, err
+	}
+	s.aside(uidName, err)
 	return id, s.write(uidName, []byte(id.String()))
 }
 
@@ -203,6 +376,13 @@ func (s *store) times() (Rollout, bool) {
 	return times, json.Unmarshal(data, &times) == nil
 }
 
+func validTimes(data []byte) error {
+	if err := json.Unmarshal(data, new(Rollout)); err != nil {
+		return fmt.Errorf("decoding the durations of a rollout: %w: %w", statedir.ErrCorrupt, err)
+	}
+	return nil
+}
+
 func (s *store) saveTimes(times Rollout) error {
 	data, err := json.Marshal(times)
 	if err != nil {
@@ -210,9 +390,6 @@ func (s *store) saveTimes(times Rollout) error {
 	}
 	return s.write(timesName, data)
 }
-
-// safeName holds the blocks that a process in safe mode runs.
-const safeName = "safe_mode"
 
 func (s *store) saveSafe(blocks safeBlocks) error {
 	data, err := json.Marshal(blocks)
@@ -223,6 +400,14 @@ func (s *store) saveSafe(blocks safeBlocks) error {
 		return nil
 	}
 	return s.write(safeName, data)
+}
+
+func validSafe(data []byte) error {
+	var blocks safeBlocks
+	if err := json.Unmarshal(data, &blocks); err != nil {
+		return fmt.Errorf("decoding record %q: %w: %w", safeName, statedir.ErrCorrupt, err)
+	}
+	return nil
 }
 
 // safe returns the configuration of a process in safe mode; empty if there is

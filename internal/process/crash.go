@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"regexp"
 	"runtime"
 	"runtime/debug"
@@ -22,21 +23,38 @@ const (
 
 // Crash returns what the Go runtime wrote to the file at path when a former
 // process crashed, in one line: the message and the topmost functions that are
-// not the runtime's. It is empty if the file is missing or holds no crash.
+// not the runtime's. It is empty if the file is missing or holds no crash. A
+// symbolic link is not followed, which is an error.
 func Crash(path string) (string, error) {
-	f, err := os.Open(path) //nolint:gosec // a file in the state folder
+	data, err := readCrash(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
 	if err != nil {
 		return "", fmt.Errorf("reading the crash of the former process: %w", err)
 	}
-	defer f.Close() //nolint:errcheck // nothing was written
-	data, err := io.ReadAll(io.LimitReader(f, maxCrash))
-	if err != nil {
-		return "", fmt.Errorf("reading the crash of the former process: %w", err)
-	}
 	return crash(string(data)), nil
+}
+
+func readCrash(path string) ([]byte, error) {
+	root, err := os.OpenRoot(filepath.Dir(path))
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close() //nolint:errcheck // nothing was written
+	info, err := root.Lstat(filepath.Base(path))
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%q is not a regular file", path)
+	}
+	f, err := root.Open(filepath.Base(path))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() //nolint:errcheck // nothing was written
+	return io.ReadAll(io.LimitReader(f, maxCrash))
 }
 
 var (
@@ -94,9 +112,10 @@ func Panicking() (where string, panicking bool) {
 }
 
 // RecordCrash makes the Go runtime write a crash of this process to the file at
-// path too, which it truncates. The file is readable for its owner only.
+// path too. What was there is removed: a symbolic link, or a second name of some
+// other file, is not written through. The file is readable for its owner only.
 func RecordCrash(path string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600) //nolint:gosec // a file in the state folder
+	f, err := createCrash(path)
 	if err != nil {
 		return fmt.Errorf("opening the file for crashes: %w", err)
 	}
@@ -105,4 +124,16 @@ func RecordCrash(path string) error {
 		return fmt.Errorf("setting the file for crashes: %w", err)
 	}
 	return nil
+}
+
+func createCrash(path string) (*os.File, error) {
+	root, err := os.OpenRoot(filepath.Dir(path))
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close() //nolint:errcheck // the file is open
+	if err := root.Remove(filepath.Base(path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	return root.OpenFile(filepath.Base(path), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 }

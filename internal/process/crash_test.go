@@ -3,6 +3,7 @@ package process_test
 import (
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"testing"
 
@@ -50,4 +51,42 @@ func TestCrash(t *testing.T) {
 	got, err := process.Crash(filepath.Join(t.TempDir(), "none"))
 	require.NoError(t, err)
 	assert.Empty(t, got)
+}
+
+// Somebody put a link where the file belongs: what it names is neither told nor
+// overwritten.
+func TestCrashFileThatIsALinkIsNotFollowed(t *testing.T) {
+	const text = "panic: precious\n\ngoroutine 1 [running]:\n"
+	for name, link := range map[string]func(target, path string) error{"symbolic": os.Symlink, "hard": os.Link} {
+		dir := t.TempDir()
+		for _, target := range []string{filepath.Join(t.TempDir(), "outside"), filepath.Join(dir, "inside")} {
+			path := filepath.Join(dir, "crash")
+			require.NoError(t, os.WriteFile(target, []byte(text), 0o600))
+			require.NoError(t, os.RemoveAll(path))
+			require.NoError(t, link(target, path), name)
+			if name == "symbolic" {
+				got, err := process.Crash(path)
+				require.ErrorContains(t, err, "is not a regular file")
+				require.Empty(t, got)
+			}
+			require.NoError(t, process.RecordCrash(path))
+			got, err := os.ReadFile(target)
+			require.NoError(t, err)
+			assert.Equal(t, text, string(got), name)
+			info, err := os.Lstat(path)
+			require.NoError(t, err)
+			assert.True(t, info.Mode().IsRegular())
+			assert.Zero(t, info.Size())
+		}
+	}
+	require.NoError(t, debug.SetCrashOutput(nil, debug.CrashOptions{}))
+}
+
+func TestCrashFileThatIsAFolder(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "crash")
+	require.NoError(t, os.MkdirAll(filepath.Join(path, "full"), 0o700))
+	_, err := process.Crash(path)
+	require.ErrorContains(t, err, "is not a regular file")
+	require.Error(t, process.RecordCrash(path))
 }

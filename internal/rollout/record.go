@@ -211,6 +211,20 @@ func (r *Record) promote() {
 	r.Candidate = nil
 }
 
+// Abandon rejects the candidate, which there must be, for ever: it must not be
+// run, and its trial cannot be concluded in any other way.
+func (r *Record) Abandon(reason string) {
+	c := r.Candidate
+	r.Candidate = nil
+	r.reject(Rejection{Ref: c.Ref, Reason: reason})
+	rung, ref := r.rung()
+	text := reason + "; running " + string(rung)
+	if rung == RungLastKnownGood || rung == RungEarlier {
+		text += " " + ref.String()
+	}
+	r.Status = Status{Hash: c.Ref.Hash, State: StatusFailed, Message: text}
+}
+
 func (r *Record) reject(j Rejection) {
 	r.Rejected = slices.DeleteFunc(r.Rejected, func(e Rejection) bool { return e.Ref == j.Ref })
 	r.Rejected = slices.Insert(r.Rejected, 0, j)

@@ -43,6 +43,10 @@ func (e *LockedError) Error() string {
 // acquireLock takes the lock. Inherited is the lock's file of this process's
 // former self; the lock belongs to the open file, so that it was never let go.
 func acquireLock(root *os.Root, dir string, inherited *os.File) (*os.File, error) {
+	if info, err := root.Lstat(lockName); err == nil && !info.Mode().IsRegular() {
+		// A link would be followed, and what it names overwritten.
+		return nil, fmt.Errorf("opening the lock of state folder %q: %q is not a regular file: remove it", dir, lockName)
+	}
 	f, err := root.OpenFile(lockName, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("opening the lock of state folder %q: %w", dir, err)

@@ -1,6 +1,7 @@
 package statedir_test
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -110,6 +111,10 @@ func TestReadOnlyWritesNothing(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { assert.NoError(t, d.Close()) }()
 	require.ErrorIs(t, d.Write("record", nil), fs.ErrPermission)
+	require.ErrorIs(t, d.Replace("record", nil), fs.ErrPermission)
+	require.ErrorIs(t, d.Remove("record"), fs.ErrPermission)
+	_, err = d.MoveAside("record")
+	require.ErrorIs(t, err, fs.ErrPermission)
 	entries, err := os.ReadDir(dir)
 	require.NoError(t, err)
 	assert.Empty(t, entries)
@@ -178,4 +183,135 @@ func TestLocate(t *testing.T) {
 	t.Setenv(statedir.EnvStateDir, "not/absolute")
 	_, err = statedir.Locate("", "")
 	require.ErrorContains(t, err, statedir.EnvStateDir)
+}
+
+// seal returns data as a record of the given version; for those after 1 the
+// checksum covers the header.
+func seal(version, data string) []byte {
+	header := "otelcol-opamp-state " + version + " sha256 "
+	sum := sha256.Sum256([]byte(header + data))
+	return fmt.Appendf(nil, "%s%x\n%s", header, sum, data)
+}
+
+// A later version's record is none of ours, but no damage either; a damaged
+// version is damage.
+func TestLaterVersionIsNoDamage(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	d := open(t, dir)
+	file := filepath.Join(dir, "record")
+	later := seal("2", "content")
+	require.NoError(t, os.WriteFile(file, later, 0o600))
+	_, err := d.Read("record")
+	require.ErrorIs(t, err, statedir.ErrVersion)
+	require.NotErrorIs(t, err, statedir.ErrCorrupt)
+	require.ErrorContains(t, err, "its format is 2, and this program knows formats up to 1")
+	for i := range later {
+		require.NoError(t, os.WriteFile(file, later[:i], 0o600))
+		_, err := d.Read("record")
+		require.ErrorIs(t, err, statedir.ErrCorrupt, "truncated at %d", i)
+		for bit := range 8 {
+			flipped := append([]byte(nil), later...)
+			flipped[i] ^= 1 << bit
+			require.NoError(t, os.WriteFile(file, flipped, 0o600))
+			_, err = d.Read("record")
+			require.ErrorIs(t, err, statedir.ErrCorrupt, "bit %d flipped at %d", bit, i)
+		}
+	}
+}
+
+func TestPreviousGeneration(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	d := open(t, dir)
+	_, err := d.Previous("record")
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	require.NoError(t, d.Replace("record", []byte("1")))
+	_, err = d.Previous("record")
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	require.NoError(t, d.Replace("record", []byte("2")))
+	require.NoError(t, d.Replace("record", []byte("3")))
+	got, err := d.Previous("record")
+	require.NoError(t, err)
+	assert.Equal(t, "2", string(got))
+	// A damaged record is not worth more than the generation before it.
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "record"), []byte("damaged"), 0o600))
+	require.NoError(t, d.Replace("record", []byte("4")))
+	got, err = d.Previous("record")
+	require.NoError(t, err)
+	assert.Equal(t, "2", string(got))
+}
+
+// Somebody put symbolic links where the files belong.
+func TestPlantedLinksAreNotFollowed(t *testing.T) {
+	t.Parallel()
+	outside := filepath.Join(t.TempDir(), "outside")
+	require.NoError(t, os.WriteFile(outside, []byte("precious"), 0o600))
+	folder := filepath.Dir(outside)
+	dir := t.TempDir()
+	d := open(t, dir)
+	require.NoError(t, d.Write("inside", []byte("inside")))
+	for _, target := range []string{outside, "inside"} {
+		for _, name := range []string{"record", "record.tmp", "record.previous", "record.previous.tmp", "record.corrupt.1"} {
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "record"), nil, 0o600))
+			link := filepath.Join(dir, name)
+			require.NoError(t, os.RemoveAll(link))
+			require.NoError(t, os.Symlink(target, link))
+			if name == "record" {
+				_, err := d.Read(name)
+				require.ErrorIs(t, err, statedir.ErrCorrupt)
+			}
+			_, err := d.MoveAside("record")
+			require.NoError(t, err)
+			require.NoError(t, d.Replace("record", []byte("1")), name)
+			require.NoError(t, d.Replace("record", []byte("2")), name)
+			got, err := d.Read("record")
+			require.NoError(t, err)
+			assert.Equal(t, "2", string(got))
+			got, err = d.Previous("record")
+			require.NoError(t, err)
+			assert.Equal(t, "1", string(got))
+		}
+	}
+	require.NoError(t, os.Symlink(folder, filepath.Join(dir, "bodies")))
+	_, err := d.Read("bodies/outside")
+	require.ErrorIs(t, err, statedir.ErrCorrupt)
+	names, err := d.List("bodies")
+	require.NoError(t, err)
+	assert.Empty(t, names)
+	require.NoError(t, d.Write("bodies/x", []byte("x")))
+	got, err := d.Read("bodies/x")
+	require.NoError(t, err)
+	assert.Equal(t, "x", string(got))
+	info, err := os.Lstat(filepath.Join(dir, "bodies.corrupt.1"))
+	require.NoError(t, err)
+	assert.NotZero(t, info.Mode()&fs.ModeSymlink, "the link is kept for an operator")
+
+	got, err = os.ReadFile(outside)
+	require.NoError(t, err)
+	assert.Equal(t, "precious", string(got))
+	entries, err := os.ReadDir(folder)
+	require.NoError(t, err)
+	assert.Len(t, entries, 1)
+	got, err = d.Read("inside")
+	require.NoError(t, err)
+	assert.Equal(t, "inside", string(got))
+}
+
+func TestLockThatIsALinkIsRefused(t *testing.T) {
+	t.Parallel()
+	for _, link := range []string{"record", filepath.Join(t.TempDir(), "outside")} {
+		dir := t.TempDir()
+		target := link
+		if !filepath.IsAbs(link) {
+			target = filepath.Join(dir, link)
+		}
+		require.NoError(t, os.WriteFile(target, []byte("precious"), 0o600))
+		require.NoError(t, os.Symlink(link, filepath.Join(dir, "lock")))
+		_, err := statedir.Open(dir, nil)
+		require.ErrorContains(t, err, `"lock" is not a regular file: remove it`)
+		got, err := os.ReadFile(target)
+		require.NoError(t, err)
+		assert.Equal(t, "precious", string(got))
+	}
 }
