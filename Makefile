@@ -43,13 +43,14 @@ testbed/_build/go.sum: testbed/builder-config.yaml go.mod testbed/go.mod
 	@echo "==> generating the small distribution"
 	@$(TOOL) builder --config testbed/builder-config.yaml --skip-compilation
 
+# The failpoints are for tests; without them the code is not in the binary.
 $(SMALL): testbed/_build/go.sum $(SOURCES) $(TESTBED)
 	@echo "==> building $@ (the first time this takes one to two minutes)"
-	@cd testbed/_build && $(GOBUILD) -o ../../$@ .
+	@cd testbed/_build && $(GOBUILD) -tags failpoints -o ../../$@ .
 
 $(RACE): testbed/_build/go.sum $(SOURCES) $(TESTBED)
 	@echo "==> building $@ with the race detector"
-	@cd testbed/_build && CGO_ENABLED=1 $(GO) build -race -o ../../$@ .
+	@cd testbed/_build && CGO_ENABLED=1 $(GO) build -race -tags failpoints -o ../../$@ .
 
 $(SERVER): $(TESTBED)
 	@echo "==> building $@"

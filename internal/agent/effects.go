@@ -2,12 +2,15 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"os"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/otelcol-opamp/otelcol-opamp/internal/failpoint"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/preflight"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/remoteconfig"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/rollout"
@@ -18,6 +21,7 @@ func environ() []string { return os.Environ() }
 // step gives the machine an event and performs the effects in order.
 func (a *Agent) step(event rollout.Event) {
 	for _, effect := range a.machine.Step(event) {
+		hit(effect)
 		if p, ok := effect.(rollout.Persist); ok {
 			if err := a.persist(p); err != nil {
 				a.step(rollout.PersistFailed{Reason: a.scrubber.Text(err.Error())})
@@ -29,6 +33,12 @@ func (a *Agent) step(event rollout.Event) {
 	}
 	a.afterStep()
 	a.showState()
+}
+
+// hit lets a test stop the process before an effect.
+func hit(effect rollout.Effect) {
+	_, name, _ := strings.Cut(fmt.Sprintf("%T", effect), ".")
+	_ = failpoint.Hit("rollout." + strings.ToLower(name)) // effects have no error that could be returned
 }
 
 // persist returns an error only for what must be saved.
