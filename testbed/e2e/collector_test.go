@@ -21,6 +21,9 @@ const raceExitCode = 66
 const (
 	logReload        = "Config updated, restart service"
 	logPartialReload = "Partial receiver reload completed"
+	logChecking      = `"to": "checking"`      // an offer is taken up
+	logReplacing     = "Replacing the process" // between the hook and the execve
+	logReplaced      = "This process replaces its former self"
 	logFaultExporter = "Discarded data" // at its Shutdown
 	logDataRace      = "DATA RACE"
 	logPanic         = "panic:"

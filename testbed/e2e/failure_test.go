@@ -28,6 +28,25 @@ service: {pipelines: {traces: {processors: [attributes/e2e, batch], exporters: [
 `, markKey, mark, fault)
 }
 
+// requireNothingDone checks that one more offer of what was decided on is neither
+// tried nor answered.
+func (w *world) requireNothingDone(c *collector, agent opampserver.Agent, offer opampserver.Offer) {
+	w.t.Helper()
+	from, reloads, checks, starts := w.server.Mark(), c.count(logReload), c.count(logChecking), c.count(logReplaced)
+	require.NoError(w.t, w.server.OfferOnce(agent.UID, offer))
+	w.requireSilence(from, "what was decided on is not tried again", reportsStatus)
+	assert.Equal(w.t, reloads, c.count(logReload), "reloads")
+	assert.Equal(w.t, checks, c.count(logChecking), "offers taken up")
+	assert.Equal(w.t, starts, c.count(logReplaced), "re-executions")
+}
+
+// tellOutage ends the load and tells how long no request was accepted.
+func (l *traffic) tellOutage() {
+	l.w.t.Helper()
+	r := l.Stop(patiently(l.w.t))
+	l.w.t.Logf("outage under load: %s, %d of %d requests refused", r.LongestGap, len(r.Refused), r.Sent)
+}
+
 // A candidate that fails is rolled back in the same process, whatever the way it
 // fails; the server is told the truth, and an identical offer is not tried again.
 func TestFailureIsRolledBackInTheSameProcess(t *testing.T) {
@@ -92,8 +111,10 @@ func TestFailureIsRolledBackInTheSameProcess(t *testing.T) {
 			l := w.load(w.receiver)
 			good := w.apply(agent, marking("good"))
 			offer := opampserver.YAML(tt.offer(w))
+			from := w.server.Mark()
 			hash := w.server.Offer("", offer)
 			after := w.await(agent, hash, failed)
+			w.requireVerdict(from, hash, failed)
 			assert.Contains(t, after.RemoteConfigStatus.ErrorMessage, tt.want)
 			assert.Contains(t, after.RemoteConfigStatus.ErrorMessage, fmt.Sprintf("; running last known good %.8x", good))
 			w.seenFromNow("good")
@@ -105,12 +126,8 @@ func TestFailureIsRolledBackInTheSameProcess(t *testing.T) {
 			c.requireAlive() // the same process: nobody else would have started one
 			c.requireNoChildren()
 
-			from := w.server.Mark()
-			require.NoError(t, w.server.OfferOnce(agent.UID, offer))
-			w.requireSilence(from, "what was rejected is not tried again", reportsStatus)
-
-			result := l.Stop(patiently(t))
-			t.Logf("longest interval without a success: %s", result.LongestGap)
+			w.requireNothingDone(c, agent, offer)
+			l.tellOutage()
 			w.apply(agent, marking("next"))
 		})
 	}
@@ -126,11 +143,18 @@ func TestRetiringConfigurationThatDoesNotStopIsNoVerdict(t *testing.T) {
 			w := newWorld(t, options{rollout: "{drain_timeout: 3s}"})
 			c := w.start(w.args())
 			agent := w.managed()
-			w.load(w.receiver)
+			l := w.load(w.receiver)
 			w.apply(agent, withFault("first", fault))
-			w.apply(agent, marking("second"))
+			from := w.server.Mark()
+			offer := opampserver.YAML(marking("second"))
+			hash := w.server.Offer("", offer)
+			w.await(agent, hash, applied)
+			w.requireVerdict(from, hash, applied)
 			w.seen("second")
 			c.requireAlive()
+			assert.Equal(t, 1, c.count(logReplaced), "re-executions")
+			w.requireNothingDone(c, agent, offer)
+			l.tellOutage()
 		})
 	}
 }
@@ -150,18 +174,23 @@ func TestDeathInTrialIsExplained(t *testing.T) {
 			args := w.args()
 			c := w.start(args)
 			agent := w.managed()
+			l := w.load(w.receiver)
 			w.apply(agent, marking("good"))
-			hash := w.offer(withFault("bad", "after: 200ms, then: "+action+", message: the disk is on fire"))
+			from := w.server.Mark()
+			offer := opampserver.YAML(withFault("bad", "after: 200ms, then: "+action+", message: the disk is on fire"))
+			hash := w.server.Offer("", offer)
 			_, err := c.Wait(patiently(t))
 			require.NoError(t, err)
 			c.ended = true
 
-			w.load(w.receiver)
-			w.start(args)
+			c = w.start(args) // at once, unlike a service manager
 			after := w.await(agent, hash, failed)
+			w.requireVerdict(from, hash, failed)
 			assert.Contains(t, after.RemoteConfigStatus.ErrorMessage, want)
 			assert.Contains(t, after.RemoteConfigStatus.ErrorMessage, "; running last known good ")
 			w.seenFromNow("good")
+			w.requireNothingDone(c, agent, offer)
+			l.tellOutage()
 		})
 	}
 }
