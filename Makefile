@@ -76,6 +76,8 @@ test: test-unit test-e2e ## Run unit and end-to-end tests
 test-unit: ## Run the unit tests, with the race detector if there is a C compiler
 	@for m in $(MODULES); do echo "==> unit tests of module $$m"; \
 		(cd $$m && $(GO) test $(RACEFLAG) -timeout 15m $$($(GO) list ./... | grep -v /e2e)) || exit 1; done
+	@echo "==> unit tests with failpoints"
+	@$(GO) test -tags failpoints ./internal/failpoint ./internal/statedir
 
 .PHONY: test-e2e
 test-e2e: $(if $(RACEFLAG),$(RACE),$(SMALL)) ## Run the end-to-end tests against the small distribution

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 
+	"github.com/google/uuid"
+
 	"github.com/otelcol-opamp/otelcol-opamp/internal/preflight"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/rollout"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/statedir"
@@ -82,4 +84,14 @@ func (p *ProviderLease) RemoteConfigOff() (reason string) {
 		reason = p.agent.remoteConfigOff()
 	})
 	return reason
+}
+
+// UID returns the instance UID in the folder at path, or makes one.
+func UID(path string) (id uuid.UUID, err error) {
+	dir, err := statedir.Open(path, nil)
+	if err != nil {
+		return uuid.Nil, err
+	}
+	defer func() { err = errors.Join(err, dir.Close()) }()
+	return (&store{dir}).uid(newUID)
 }

@@ -105,8 +105,8 @@ func (s *store) generation(name string) (rollout.Record, error) {
 
 // load returns the rollout's record with everything in it that can be used, and
 // moves aside what is damaged. The notes say what was lost. An error means that
-// something is there that cannot be read: the folder must not be written then,
-// because what is written would replace it.
+// the record, or a configuration that is to run, is there and cannot be read: the
+// folder must not be written then, because what is written would replace it.
 func (s *store) load(bootID string) (rollout.Record, []string, error) {
 	if s == nil {
 		return rollout.Record{}, nil, nil
@@ -145,7 +145,9 @@ func (s *store) load(bootID string) (rollout.Record, []string, error) {
 		case lost(err):
 			losses = append(losses, loss{small.consequence + ": " + err.Error(), small.name, err})
 		default:
-			return rollout.Record{}, nil, err
+			// No reason not to run what was accepted. The instance UID is not
+			// written over; the others are derived anew in any case.
+			losses = append(losses, loss{"for now, " + small.consequence + ": " + err.Error(), small.name, err})
 		}
 	}
 	var notes []string

@@ -78,7 +78,7 @@ func TestRecordThatCannotBeReadIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	f := realRun(t)
 	r := f.record(t)
-	for _, name := range []string{"rollout", "bodies/" + r.LastKnownGood.Digest, "instance_uid", "required_extensions", "safe_mode"} {
+	for _, name := range []string{"rollout", "bodies/" + r.LastKnownGood.Digest} {
 		parent := filepath.Dir(fastFolder(t))
 		path, err := statedir.Locate(parent, t.Name())
 		require.NoError(t, err)
@@ -89,7 +89,7 @@ func TestRecordThatCannotBeReadIsLeftAlone(t *testing.T) {
 		asNobody(t, func() {
 			off, logged := run(t, parent)
 			assert.Contains(t, off, "the state folder cannot be used: reading record \""+name+"\"", name)
-			assert.Contains(t, off, "permission denied")
+			assert.Contains(t, off, "permission denied: give the folder and all in it to the user that this process runs as")
 			assert.Len(t, logged.FilterMessageSnippet("the state folder cannot be used").All(), 1)
 		})
 		require.NoError(t, os.Chmod(filepath.Join(path, name), 0o600))
@@ -124,6 +124,41 @@ func TestEarlierKnownGoodThatCannotBeReadIsKept(t *testing.T) {
 		assert.Empty(t, notes)
 		assert.Equal(t, r, got)
 	})
+}
+
+// What does not decide about what runs is no reason not to run it. An instance
+// UID that cannot be read is not replaced.
+func TestSmallRecordThatCannotBeReadIsSaid(t *testing.T) {
+	t.Parallel()
+	f := realRun(t)
+	r := f.record(t)
+	for name, want := range map[string]string{
+		"instance_uid":        "for now, the saved instance UID is lost",
+		"required_extensions": "for now, the list of required extensions is lost",
+		"safe_mode":           "for now, the configuration for safe mode is lost",
+	} {
+		parent := filepath.Dir(fastFolder(t))
+		path, err := statedir.Locate(parent, t.Name())
+		require.NoError(t, err)
+		f.write(t, path)
+		require.NoError(t, os.Chmod(filepath.Join(path, name), 0))
+		require.NoError(t, os.Chmod(parent, 0o755))
+		giveAway(t, path)
+		asNobody(t, func() {
+			got, notes, err := agent.Load(path, "boot")
+			require.NoError(t, err)
+			require.Len(t, notes, 1)
+			assert.Contains(t, notes[0], want)
+			assert.Contains(t, notes[0], "permission denied")
+			assert.Equal(t, r, got)
+			_, err = agent.UID(path)
+			require.Equal(t, name == "instance_uid", err != nil)
+		})
+		require.NoError(t, os.Chmod(filepath.Join(path, name), 0o600))
+		left := readFolder(t, path)
+		left["lock"] = f["lock"] // names this process
+		assert.Equal(t, f, left)
+	}
 }
 
 // The folder belongs to another user, or to this one and may not be written.

@@ -389,3 +389,33 @@ func TestFoldersAreMadeDurably(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, nil, 0o600))
 	require.Error(t, makeFolder(file))
 }
+
+// unreadable fails to read, as a disk does.
+type unreadable struct{ files }
+
+func (unreadable) ReadFile(name string) ([]byte, error) {
+	return nil, memError("read", name, syscall.EIO)
+}
+
+// A disk that cannot be read says nothing about the content, and does not keep
+// from writing.
+func TestReadErrorIsNoDamage(t *testing.T) {
+	t.Parallel()
+	m := newMemFiles()
+	whole, broken := &Dir{files: m}, &Dir{files: unreadable{m}}
+	require.NoError(t, whole.Replace("r", []byte("1")))
+	require.NoError(t, whole.Replace("r", []byte("2")))
+	for _, read := range []func(string) ([]byte, error){broken.Read, broken.Previous} {
+		_, err := read("r")
+		require.ErrorIs(t, err, syscall.EIO)
+		require.NotErrorIs(t, err, ErrCorrupt)
+		require.NotErrorIs(t, err, fs.ErrNotExist)
+	}
+	require.NoError(t, broken.Replace("r", []byte("3")))
+	got, err := whole.Read("r")
+	require.NoError(t, err)
+	assert.Equal(t, "3", string(got))
+	got, err = whole.Previous("r")
+	require.NoError(t, err)
+	assert.Equal(t, "1", string(got), "what could not be read was not kept")
+}

@@ -67,10 +67,7 @@ type Dir struct {
 func Open(dir string, inherited *os.File) (*Dir, error) {
 	d, err := open(dir, inherited)
 	if err != nil {
-		if what := advice(err); what != "" {
-			err = fmt.Errorf("%w: %s", err, what)
-		}
-		return nil, err
+		return nil, advise(err)
 	}
 	return d, nil
 }
@@ -94,18 +91,17 @@ func open(dir string, inherited *os.File) (*Dir, error) {
 	return d, nil
 }
 
-// advice says what to do about a folder that cannot be used; empty if there is
-// nothing to say that the error does not.
-func advice(err error) string {
+// advise adds to an error what to do about it.
+func advise(err error) error {
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		return "give the folder and all in it to the user that this process runs as"
+		return fmt.Errorf("%w: give the folder and all in it to the user that this process runs as", err)
 	case errors.Is(err, syscall.EROFS):
-		return "put the folder on a volume that can be written, with state_dir= in the opamp: URI or with " + EnvStateDir
+		return fmt.Errorf("%w: put the folder on a volume that can be written, with state_dir= in the opamp: URI or with %s", err, EnvStateDir)
 	case errors.Is(err, syscall.ENOSPC):
-		return "free some space"
+		return fmt.Errorf("%w: free some space", err)
 	default:
-		return ""
+		return err
 	}
 }
 
@@ -336,7 +332,7 @@ func (d *Dir) removeFile(name string) error {
 func (d *Dir) Read(name string) ([]byte, error) {
 	data, err := d.read(name)
 	if err != nil {
-		return nil, fmt.Errorf("reading record %q in %q: %w", name, d.path, err)
+		return nil, advise(fmt.Errorf("reading record %q in %q: %w", name, d.path, err))
 	}
 	return data, nil
 }

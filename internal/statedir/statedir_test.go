@@ -122,11 +122,22 @@ func TestReadOnlyWritesNothing(t *testing.T) {
 	require.ErrorIs(t, err, fs.ErrNotExist)
 }
 
-// TestMain lets the test binary play the second process.
+// TestMain lets the test binary play other processes.
 func TestMain(m *testing.M) {
 	if dir := os.Getenv("STATEDIR_TEST_OPEN"); dir != "" {
 		_, err := statedir.Open(dir, nil)
 		if _, ok := errors.AsType[*statedir.LockedError](err); ok {
+			fmt.Print(err)
+			os.Exit(3)
+		}
+		os.Exit(0)
+	}
+	if dir := os.Getenv("STATEDIR_TEST_WRITE"); dir != "" {
+		d, err := statedir.Open(dir, nil)
+		if err == nil {
+			err = errors.Join(d.Replace("record", []byte("latter")), d.Write("bodies/x", []byte("body")))
+		}
+		if err != nil {
 			fmt.Print(err)
 			os.Exit(3)
 		}
