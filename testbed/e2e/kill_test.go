@@ -29,11 +29,11 @@ func killPoints() map[string]int {
 		"rollout.report":     2,
 		"rollout.starttimer": 4,
 		"rollout.restart":    1,
-		"rollout.moved":      3,
+		"rollout.moved":      2,
 	}
-	for _, step := range []string{"create", "write", "sync", "close", "link", "rename", "syncfolder", "done"} {
+	for _, step := range []string{"create", "write", "sync", "close", "keep", "rename", "syncfolder", "done"} {
 		for _, record := range []string{"rollout", "bodies"} {
-			if step == "link" && record == "bodies" {
+			if step == "keep" && record == "bodies" {
 				continue // only the record has generations
 			}
 			points["statedir."+step+":"+record] = map[string]int{"rollout": 6, "bodies": 1}[record]
@@ -94,6 +94,8 @@ func TestKilledAtEveryStep(t *testing.T) {
 				requireExplained(w, agent, false)
 				k.runs(agent, map[string]bool{lastKnownGood: true})
 			}
+			require.NoError(t, k.c.Stop(patiently(t)))
+			k.bury()
 			t.Logf("killed %d of %d times", killed, times)
 			assert.Equal(t, times, killed, "times that the step was met")
 		})

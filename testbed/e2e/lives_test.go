@@ -4,8 +4,13 @@ package e2e_test
 
 import (
 	"bytes"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"time"
@@ -87,6 +92,9 @@ func (k *keeper) settled(hash []byte) opampserver.Agent {
 		}
 		agent = agents[0]
 		s := agent.RemoteConfigStatus
+		if shown := k.shown(); shown.State != "idle" || shown.Status.Hash != hex.EncodeToString(hash) {
+			return false // the process may die yet
+		}
 		return agent.Connected && agent.Health != nil && agent.Health.GetStatus() != "StatusStarting" &&
 			bytes.Equal(s.Hash, hash) && (s.Status == applied || s.Status == failed)
 	}, patience, 20*time.Millisecond)
@@ -94,6 +102,28 @@ func (k *keeper) settled(hash []byte) opampserver.Agent {
 		require.FailNowf(k.w.t, "no verdict", "on %x; the server knows %+v", hash, agent.RemoteConfigStatus)
 	}
 	return agent
+}
+
+// shownState is what the agent shows to operators, as far as it is of use here.
+type shownState struct {
+	PID    int    `json:"pid"`
+	State  string `json:"state"`
+	Status struct {
+		Hash string `json:"hash"`
+	} `json:"status"`
+}
+
+// shown reads it; the zero value if there is none yet.
+func (k *keeper) shown() shownState {
+	k.w.t.Helper()
+	data, err := os.ReadFile(filepath.Join(k.w.state, "opamp", "state.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return shownState{}
+	}
+	require.NoError(k.w.t, err)
+	var s shownState
+	require.NoError(k.w.t, json.Unmarshal(data, &s), "state.json is never torn")
+	return s
 }
 
 var markValue = regexp.MustCompile(`value: "?(m\d+)`)
