@@ -87,10 +87,12 @@ func TestFullQueueWhileTheDestinationIsDown(t *testing.T) {
 			return c
 		}
 	}
+	const hangsInShutdown = "retiring configuration hangs"
 	for name, event := range map[string]func(c *collector, agent opampserver.Agent, args []string) *collector{
 		"reload":             offered(unbatched("next", ""), applied),
 		"rollback by reload": offered(unbatched("bad", "after: 1ms, then: permanent_error"), failed),
 		"re-execution":       offered(unbatched("bad", "fail_start: true"), failed),
+		hangsInShutdown:      offered(unbatched("next", "hang_shutdown: false"), applied),
 		"hang in Start":      offered(unbatched("bad", "hang_start: true"), failed),
 		"stop and start": func(c *collector, _ opampserver.Agent, args []string) *collector {
 			c.stop()
@@ -104,15 +106,19 @@ func TestFullQueueWhileTheDestinationIsDown(t *testing.T) {
 		for _, persistent := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, persistent=%t", name, persistent), func(t *testing.T) {
 				t.Parallel()
-				timeout := 2 * time.Second // for the hang alone, if nothing is slow
+				timeout := 2 * time.Second // for what hangs alone, if nothing is slow
 				if slow() {
-					timeout *= 10
+					timeout *= 4
 				}
-				w := newWorld(t, options{rollout: fmt.Sprintf("{apply_timeout: %s}", timeout)})
+				w := newWorld(t, options{rollout: fmt.Sprintf("{apply_timeout: %[1]s, drain_timeout: %[1]s}", timeout)})
+				local := ""
+				if name == hangsInShutdown {
+					local = "hang_shutdown: true"
+				}
 				args := []string{
 					w.layer("extension.yaml", w.extension()),
 					w.layer("queue.yaml", w.queueing(persistent)),
-					w.layer("pipeline.yaml", unbatched("local", "")),
+					w.layer("pipeline.yaml", unbatched("local", local)),
 					w.layer("rollout.yaml", "extensions: {opamp: {rollout: "+w.options.rollout+"}}"),
 					w.remote(),
 				}

@@ -29,10 +29,16 @@ const (
 	// hangs. It takes tens of milliseconds; ten seconds are what supervisors
 	// of containers allow at least.
 	endBound = 10 * time.Second
-	// hangBound is the apply_timeout or drain_timeout of a test in which
-	// something hangs: long against a start, short for whoever waits.
-	hangBound = time.Second
 )
+
+// hangTimeout is the apply_timeout of a test in which something hangs: long
+// against a start, short for whoever waits.
+func hangTimeout() time.Duration {
+	if slow() {
+		return 5 * time.Second
+	}
+	return time.Second
+}
 
 // number reads a number from the environment.
 func number(t *testing.T, variable string, otherwise int) int {
@@ -80,19 +86,17 @@ func fates() []fate {
 }
 
 // fated starts a Collector for a candidate of this kind.
-func (f fate) fated(t *testing.T) (*world, *collector, opampserver.Agent) {
+func (f fate) fated(t *testing.T) (w *world, args []string, c *collector, agent opampserver.Agent) {
 	t.Helper()
-	bound := time.Minute
+	timeout := time.Minute
 	if f.hangs {
-		bound = hangBound
-		if slow() {
-			bound *= 10
-		}
+		timeout = hangTimeout()
 	}
-	w := newWorld(t, options{rollout: fmt.Sprintf("{trial_period: 200ms, apply_timeout: %s}", bound)})
-	c := w.start(w.args(w.layer("mark.yaml", marking("local"))))
-	agent := w.managed()
-	return w, c, agent
+	w = newWorld(t, options{rollout: fmt.Sprintf("{trial_period: 200ms, apply_timeout: %s}", timeout)})
+	args = w.args(w.layer("mark.yaml", marking("local")))
+	c = w.start(args)
+	agent = w.managed()
+	return w, args, c, agent
 }
 
 // settles waits until the rollout is over, and checks its outcome and that spans
@@ -109,8 +113,8 @@ func (f fate) settles(w *world, agent opampserver.Agent, hash []byte) {
 	assert.Equal(w.t, f.verdict, after.RemoteConfigStatus.Status)
 }
 
-// Whenever in a rollout a process is told to end, it ends; a SIGHUP never ends it,
-// whatever becomes of the candidate.
+// Whenever in a rollout a process is told to end, it ends; a SIGHUP never ends it.
+// Neither changes what becomes of the candidate.
 func TestSignalsAtRandomMoments(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes long")
@@ -157,18 +161,19 @@ func TestSignalsAtRandomMoments(t *testing.T) {
 		living.Go(func() {
 			for l := range plan {
 				t.Run(l.name, func(t *testing.T) {
-					w, c, agent := l.fate.fated(t)
+					w, args, c, agent := l.fate.fated(t)
 					hash := w.offer(l.fate.yaml)
 					<-time.After(l.moment)
 					if l.signal == syscall.SIGTERM {
 						bound := endBound
 						if l.fate.hangs {
-							bound += hangBound
+							bound += hangTimeout()
 						}
 						c.endsWhenTold(bound)
-						return
+						c = w.start(args) // with which the rollout goes on
+					} else {
+						require.NoError(t, c.Signal(syscall.SIGHUP))
 					}
-					require.NoError(t, c.Signal(syscall.SIGHUP))
 					l.fate.settles(w, agent, hash)
 					c.requireAlive()
 					c.requireNoChildren()
@@ -194,7 +199,7 @@ var moments = map[string]struct {
 }{
 	"a component hangs in Start": { // see TestStopWhileAComponentHangs for SIGTERM
 		fate:    fate{"", withFault("bad", "hang_start: true"), failed, "local", true},
-		rollout: fmt.Sprintf("{apply_timeout: %s}", 3*hangBound),
+		rollout: fmt.Sprintf("{apply_timeout: %s}", 3*time.Second),
 		reach:   logs("Starting extensions..."),
 		only:    syscall.SIGHUP,
 		times:   1,
@@ -221,7 +226,7 @@ var moments = map[string]struct {
 	},
 	"in the hanging Shutdown of the retiring configuration": {
 		fate:    fate{"", marking("good"), applied, "good", false},
-		rollout: fmt.Sprintf("{drain_timeout: %s}", 3*hangBound),
+		rollout: fmt.Sprintf("{drain_timeout: %s}", 3*time.Second),
 		before:  withFault("before", "hang_shutdown: true"),
 		reach:   logs("Starting shutdown..."),
 		times:   1,
