@@ -45,6 +45,9 @@ const (
 	stopGrace = 20 * time.Second
 	// remindAfter is the time between two reminders of a signal.
 	remindAfter = 100 * time.Millisecond
+	// folderLook is the time between two looks at a folder that cannot be
+	// written: a disk that was full is soon in use again.
+	folderLook = 10 * time.Second
 	// slowStart is how long a start takes at most that nobody would stop for
 	// being slow: probes give a Collector more than that.
 	slowStart = 10 * time.Second
@@ -99,7 +102,7 @@ type Agent struct {
 	// Everything below is owned by the agent's goroutine.
 
 	store     *store    // nil without a folder
-	storeErr  error     // why there is none
+	storeErr  error     // why there is none, or why it cannot be written
 	savedUID  uuid.UUID // found in a folder that cannot be used otherwise
 	machine   *rollout.Machine
 	dryRun    func(context.Context, preflight.Settings) preflight.Outcome
@@ -170,8 +173,11 @@ func newAgent(name string, dir *statedir.Dir, dirErr error, log *zap.Logger) *Ag
 func (a *Agent) start() {
 	bootID := process.BootID()
 	record, notes, err := a.store.load(bootID)
-	if err != nil {
+	switch {
+	case err != nil:
 		a.withoutFolder(err)
+	case a.storeErr != nil && a.store != nil:
+		a.log.Load().Error(folderReadOnly, zap.String("folder", a.store.dir.Path()), zap.Error(a.storeErr))
 	}
 	for _, note := range notes {
 		a.log.Load().Warn("State folder", zap.String("note", note))
@@ -187,8 +193,37 @@ func (a *Agent) start() {
 	go a.run(booted)
 }
 
-// folderUnusable is what is said once of a state folder that cannot be used.
-const folderUnusable = "No remote configuration will be accepted and none that was is known: the state folder cannot be used"
+// What is said once of a state folder that cannot be used, or only be read.
+const (
+	folderUnusable = "No remote configuration will be accepted and none that was is known: the state folder cannot be used"
+	folderReadOnly = "No remote configuration will be accepted until the state folder can be written: what it holds is run"
+)
+
+// tryFolder looks from time to time whether the folder can be written again.
+func (a *Agent) tryFolder() {
+	a.after(folderLook, func() {
+		if a.released || a.store == nil {
+			return
+		}
+		if err := a.store.dir.Retry(); err != nil {
+			a.tryFolder()
+			return
+		}
+		a.log.Load().Info("The state folder can be written again: remote configuration is accepted", zap.String("folder", a.store.dir.Path()))
+		a.storeErr = nil
+		a.openToOperators()
+		a.lookAtRequests()
+		_ = a.persist(rollout.Persist{Record: a.machine.Record()}) // a failure is tried again
+		if a.extension == nil {
+			return
+		}
+		a.saveExtension(a.settings)
+		if err := a.switchSession(); err != nil { // what the agent can do has changed
+			a.log.Load().Error("No connection to the OpAMP server", zap.Error(err))
+		}
+		a.reportHealth(true)
+	})
+}
 
 // withoutFolder goes on without a folder in which something cannot be read.
 // Nothing is written to it: that would replace what may be read another time.
@@ -297,7 +332,7 @@ func (a *Agent) remoteConfigOff() string {
 		return "accepts_remote_config is false"
 	case a.provider == nil:
 		return "no opamp: URI of this name is among --config"
-	case a.store == nil:
+	case a.storeErr != nil:
 		return "the state folder cannot be used: " + a.storeErr.Error()
 	default:
 		return ""

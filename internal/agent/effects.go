@@ -57,7 +57,7 @@ func (a *Agent) persist(p rollout.Persist) error {
 	if p.Must {
 		return err
 	}
-	if a.store == nil {
+	if a.storeErr != nil {
 		return nil // said once, at start
 	}
 	a.log.Load().Error("Saving the rollout's record; trying again", zap.Error(err), zap.Duration("after", retrySave))
@@ -69,6 +69,19 @@ func (a *Agent) persist(p rollout.Persist) error {
 		}
 	})
 	return nil
+}
+
+// saveLast tries once more to save what could not be saved: the next process must
+// not take what the server was told for undone.
+func (a *Agent) saveLast() {
+	if a.unsaved == nil {
+		return
+	}
+	if err := a.store.save(*a.unsaved); err != nil {
+		a.log.Load().Error("The rollout's record is not saved: the next start runs what it last was", zap.Error(err))
+		return
+	}
+	a.unsaved = nil
 }
 
 // after runs f on the agent's goroutine when d has passed, unless the agent

@@ -93,7 +93,11 @@ func openExisting(name string) (*statedir.Dir, error) {
 	if _, err := os.Stat(filepath.Dir(path)); err != nil {
 		return nil, fmt.Errorf("looking for the state folder: %w", err)
 	}
-	return statedir.Open(path, nil)
+	dir, err := statedir.Open(path, nil)
+	if dir != nil && err != nil {
+		return nil, errors.Join(err, dir.Close())
+	}
+	return dir, err
 }
 
 // Release detaches the instance.
@@ -228,16 +232,9 @@ func (a *Agent) attach(e *ExtensionLease, set ExtensionSettings) error {
 	a.step(rollout.Started{})
 	a.instance = a.machine.Instance()
 	a.running = a.latest
-	if a.store != nil && !reflect.DeepEqual(a.required, set.Requires) {
+	if !reflect.DeepEqual(a.required, set.Requires) || former.Rollout != set.Rollout {
 		a.required = set.Requires
-		if err := a.store.saveRequired(set.Requires); err != nil {
-			a.log.Load().Warn("Saving the list of required extensions", zap.Error(err))
-		}
-	}
-	if a.store != nil && former.Rollout != set.Rollout {
-		if err := a.store.saveTimes(set.Rollout); err != nil {
-			a.log.Load().Warn("Saving the durations of a rollout", zap.Error(err))
-		}
+		a.saveExtension(set)
 	}
 	if off := a.remoteConfigOff(); off != "" && former.ID == "" {
 		a.log.Load().Info("Remote configuration is off", zap.String("reason", off))
@@ -247,6 +244,16 @@ func (a *Agent) attach(e *ExtensionLease, set ExtensionSettings) error {
 		return nil
 	}
 	return a.switchSession()
+}
+
+// saveExtension saves what the next process must know before it has an extension.
+func (a *Agent) saveExtension(set ExtensionSettings) {
+	if a.storeErr != nil {
+		return
+	}
+	if err := errors.Join(a.store.saveRequired(set.Requires), a.store.saveTimes(set.Rollout)); err != nil {
+		a.log.Load().Warn("Saving what the next start must know of this extension", zap.Error(err))
+	}
 }
 
 // switchSession starts a session with the latest settings, after the former

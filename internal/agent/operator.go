@@ -67,7 +67,7 @@ func (a *Agent) note(what string, ref remoteconfig.Ref, reason string) {
 
 // showState writes the state file if it is out of date.
 func (a *Agent) showState() {
-	if !a.stale || a.store == nil || a.provider == nil {
+	if !a.stale || a.storeErr != nil || a.provider == nil {
 		return
 	}
 	a.stale = false
@@ -89,7 +89,7 @@ func (a *Agent) showState() {
 // openToOperators reads the history of former processes and makes the folder for
 // requests.
 func (a *Agent) openToOperators() {
-	if a.store == nil {
+	if a.storeErr != nil {
 		return
 	}
 	var former stateFile
@@ -104,7 +104,7 @@ func (a *Agent) openToOperators() {
 
 // lookAtRequests does what an operator asked for, and looks again later.
 func (a *Agent) lookAtRequests() {
-	if a.store == nil || a.released || a.deaf {
+	if a.storeErr != nil || a.released || a.deaf {
 		return
 	}
 	if a.machine.AtRest() {

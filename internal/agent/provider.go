@@ -41,7 +41,7 @@ func AcquireProvider(ctx context.Context, name, stateDir string, log *zap.Logger
 		if _, ok := errors.AsType[*statedir.LockedError](err); ok {
 			return nil, err
 		}
-		if err != nil {
+		if dir == nil {
 			log.Error(folderUnusable, zap.String("folder", path), zap.Error(err))
 		} else if reason := statedir.Volatile(path); reason != "" {
 			log.Warn("The state folder does not last. When it is gone the Collector starts on its local configuration, as another agent to the server, "+
@@ -72,6 +72,9 @@ func AcquireProvider(ctx context.Context, name, stateDir string, log *zap.Logger
 		a.log.Store(log)
 		a.openToOperators()
 		a.lookAtRequests()
+		if a.storeErr != nil {
+			a.tryFolder()
+		}
 		if a.safe {
 			a.lookToLeaveSafeMode(verdictContext(a.args()), time.Now())
 		}
@@ -80,9 +83,7 @@ func AcquireProvider(ctx context.Context, name, stateDir string, log *zap.Logger
 				log.Warn("The configuration has an opamp: URI and no extension of the same name is running: nothing is managed",
 					zap.String("name", name))
 				a.required = nil // what such a process dies of is no affair of ours
-				if err := a.store.saveRequired(nil); err != nil && a.store != nil {
-					log.Warn("Saving the list of required extensions", zap.Error(err))
-				}
+				a.saveExtension(ExtensionSettings{Rollout: a.settings.Rollout})
 			}
 		})
 	})
@@ -161,7 +162,12 @@ func (p *ProviderLease) Release(ctx context.Context) error {
 		fatal := false
 		p.err = a.call(ctx, func() {
 			a.watch, a.released, fatal = nil, true, a.fatal != ""
+			if told := a.told; told != nil {
+				// What hangs while it stops must not keep the process for ever.
+				time.AfterFunc(a.settings.Rollout.DrainTimeout, func() { process.Die(told) })
+			}
 			a.step(a.stopping())
+			a.saveLast()
 		})
 		if !fatal { // after a FatalError the end may take a while, and be no end
 			p.unwatch()

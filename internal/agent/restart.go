@@ -119,6 +119,13 @@ func (a *Agent) hostEnded(where string, panicking bool) {
 		ended.Reason = hostEndedReason(a)
 		ended.NoSafeMode = !canBeSafe(a.store, a.args())
 		a.hostGone = true
+		if a.told != nil && !a.released {
+			// It was told to end while it was starting, and failed at that: for
+			// whoever told it, it ends as told.
+			a.step(a.stopping())
+			a.saveLast()
+			process.Die(a.told)
+		}
 		validate, scrubber = a.validator(), a.scrubber
 	})
 	if err != nil || !ask {
@@ -232,10 +239,11 @@ func (a *Agent) restart(e rollout.Restart) {
 	a.log.Load().Warn("Replacing the process", zap.String("reason", e.Reason), zap.Bool("safe_mode", e.SafeMode))
 	a.note("process replaced", remoteconfig.Ref{}, e.Reason)
 	a.showState()
+	a.saveLast()
 	successor := process.Successor{Reason: e.Reason, Keep: map[string]*os.File{}, Told: a.stopWatched}
 	for _, b := range allAgents() {
 		b.cancel() // a dry run must not outlive this self
-		if b.store != nil {
+		if b.store != nil && b.store.dir.Lock() != nil {
 			successor.Keep[lockFile(b.name)] = b.store.dir.Lock()
 		}
 	}
@@ -362,7 +370,7 @@ var errLiteralSecrets = errors.New("there is no safe mode: the block of this ext
 
 // saveSafeMode stores the blocks for safe mode, if they hold no secret.
 func (a *Agent) saveSafeMode() {
-	if a.store == nil || a.safe {
+	if a.storeErr != nil || a.safe {
 		return
 	}
 	all, _ := a.snapshot.Unexpanded["extensions"].(map[string]any)

@@ -54,7 +54,8 @@ func giveAway(t *testing.T, path string) {
 }
 
 // run takes the provider's lease and returns why no remote configuration is
-// accepted, and what was logged about it.
+// accepted, and what was logged about it. What the folder holds runs, if it can be
+// read.
 func run(t *testing.T, parent string) (off string, logged *observer.ObservedLogs) {
 	t.Helper()
 	core, logged := observer.New(zap.WarnLevel)
@@ -63,8 +64,12 @@ func run(t *testing.T, parent string) (off string, logged *observer.ObservedLogs
 	off = p.RemoteConfigOff()
 	answer, err := p.Retrieve(t.Context(), false, func() {})
 	require.NoError(t, err)
-	if off != "" {
+	readable := logged.FilterMessageSnippet("until the state folder can be written: what it holds is run").Len() == 1
+	if readable {
+		assert.Equal(t, map[string]any{"receivers": map[string]any{"b": map[string]any{}}}, answer.Conf)
+	} else if off != "" {
 		assert.Empty(t, answer.Conf)
+		assert.Len(t, logged.FilterMessageSnippet("No remote configuration will be accepted and none that was is known").All(), 1)
 	}
 	require.NoError(t, answer.Done(t.Context()))
 	require.NoError(t, p.Release(t.Context()))
@@ -168,23 +173,25 @@ func TestFolderOfAWrongOwnerOrReadOnly(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		spoil func(path string)
+		// readable: what is in it can be read.
+		readable bool
 	}{
 		{"another user's", func(path string) {
 			if os.Geteuid() != 0 { // what a folder of root's looks like to others
 				require.NoError(t, os.Chmod(path, 0))
 			}
-		}},
+		}, false},
 		{"another user's files", func(path string) {
 			if os.Geteuid() == 0 {
 				require.NoError(t, os.Lchown(path, nobody, nobody))
 				return
 			}
 			require.NoError(t, os.Chmod(filepath.Join(path, "lock"), 0))
-		}},
+		}, os.Geteuid() != 0},
 		{"read-only", func(path string) {
 			giveAway(t, path)
 			require.NoError(t, os.Chmod(path, 0o500))
-		}},
+		}, true},
 	} {
 		parent := filepath.Dir(fastFolder(t))
 		require.NoError(t, os.Chmod(parent, 0o755))
@@ -195,7 +202,7 @@ func TestFolderOfAWrongOwnerOrReadOnly(t *testing.T) {
 		asNobody(t, func() {
 			off, logged := run(t, parent)
 			assert.Contains(t, off, "permission denied: give the folder and all in it to the user that this process runs as", tt.name)
-			assert.Len(t, logged.FilterMessageSnippet("the state folder cannot be used").All(), 1)
+			assert.Equal(t, tt.readable, logged.FilterMessageSnippet("what it holds is run").Len() == 1, tt.name)
 		})
 		require.NoError(t, os.Chmod(path, 0o700))
 		require.NoError(t, os.Chmod(filepath.Join(path, "lock"), 0o600)) // as it was
@@ -256,7 +263,7 @@ func TestFullDisk(t *testing.T) {
 	off, logged := run(t, parent)
 	assert.Contains(t, off, "the state folder cannot be used: ")
 	assert.Contains(t, off, "no space left on device: free some space")
-	assert.Len(t, logged.FilterMessageSnippet("the state folder cannot be used").All(), 1)
+	assert.Equal(t, 1, logged.FilterMessageSnippet("what it holds is run").Len())
 
 	free()
 	got, notes, err = agent.Load(path, "boot")
@@ -274,6 +281,6 @@ func TestReadOnlyFileSystem(t *testing.T) {
 	require.NoError(t, unix.Mount("", parent, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
 	off, logged := run(t, parent)
 	assert.Contains(t, off, "read-only file system: put the folder on a volume that can be written")
-	assert.Len(t, logged.FilterMessageSnippet("the state folder cannot be used").All(), 1)
+	assert.Equal(t, 1, logged.FilterMessageSnippet("what it holds is run").Len())
 	assert.Equal(t, f, readFolder(t, path))
 }

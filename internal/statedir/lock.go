@@ -76,9 +76,8 @@ func acquireLock(root *os.Root, dir string, inherited *os.File) (*os.File, error
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("encoding the owner of state folder %q: %w", dir, err), f.Close())
 	}
-	if err := rewrite(f, append(data, '\n')); err != nil {
-		return nil, errors.Join(fmt.Errorf("naming the owner of state folder %q: %w", dir, err), f.Close())
-	}
+	// On a full disk it stays unnamed; the lock holds all the same.
+	_ = rewrite(f, append(data, '\n'))
 	return f, nil
 }
 

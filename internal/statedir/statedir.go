@@ -26,6 +26,9 @@ var ErrCorrupt = errors.New("record is corrupt")
 // not know. It must be left alone.
 var ErrVersion = errors.New("record was written by a later version of this program")
 
+// ErrNotWritable is returned with a folder that can be read and not written.
+var ErrNotWritable = errors.New("it cannot be written")
+
 const (
 	// magic starts every record. The format's version and the checksum follow.
 	magic     = "otelcol-opamp-state "
@@ -62,12 +65,15 @@ type Dir struct {
 // removes what a crash left behind. It returns a [LockedError] if another
 // process owns the folder. The caller must Close the result.
 //
+// With [ErrNotWritable] there is a result too: what is in the folder can be read,
+// and writing fails, until [Dir.Retry] succeeds.
+//
 // Inherited is the result of [Dir.Lock] in the process's former self, if it was
 // re-executed; nil otherwise. Open takes it over.
 func Open(dir string, inherited *os.File) (*Dir, error) {
 	d, err := open(dir, inherited)
 	if err != nil {
-		return nil, advise(err)
+		return d, advise(err)
 	}
 	return d, nil
 }
@@ -81,14 +87,32 @@ func open(dir string, inherited *os.File) (*Dir, error) {
 		return nil, fmt.Errorf("opening state folder: %w", err)
 	}
 	lock, err := acquireLock(root, dir, inherited)
-	if err != nil {
+	if _, ok := errors.AsType[*LockedError](err); ok {
 		return nil, errors.Join(err, root.Close())
 	}
-	d := &Dir{files: diskFiles{root}, path: dir, lock: lock}
-	if err := d.probe(); err != nil {
-		return nil, errors.Join(err, d.Close())
+	d := &Dir{files: diskFiles{root}, path: dir, lock: lock, readOnly: true}
+	if err == nil {
+		err = d.Retry()
+	}
+	if err != nil {
+		return d, fmt.Errorf("%w: %w", ErrNotWritable, err)
 	}
 	return d, nil
+}
+
+// Retry finds out whether a folder that could not be written, for want of space
+// for example, now can be. It is an error if its lock could not be taken: another
+// process may have written meanwhile what this one has not seen.
+func (d *Dir) Retry() error {
+	if d.lock == nil {
+		return fmt.Errorf("writing state folder %q: it was opened without its lock", d.path)
+	}
+	d.readOnly = false
+	if err := d.probe(); err != nil {
+		d.readOnly = true
+		return err
+	}
+	return nil
 }
 
 // advise adds to an error what to do about it.
