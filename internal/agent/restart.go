@@ -11,8 +11,9 @@ import (
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 
+	"github.com/otelcol-opamp/otelcol-opamp/internal/console"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/opampuri"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/preflight"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/process"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/rollout"
@@ -58,20 +59,12 @@ func finalize() {
 		neverRetrieved()
 	}
 	for _, a := range agents {
-		a.log.Store(lastLogger()) // the service's has been shut down
+		a.log.Store(console.Logger()) // the service's has been shut down
 		a.hostEnded(where, panicking)
 	}
 	if fatal != nil {
 		fatal.end()
 	}
-}
-
-// lastLogger returns a logger for the time after the Collector has ended. It
-// looks like the Collector's own at that time.
-func lastLogger() *zap.Logger {
-	encoding := zap.NewProductionEncoderConfig()
-	encoding.EncodeTime = zapcore.ISO8601TimeEncoder
-	return zap.New(zapcore.NewCore(zapcore.NewConsoleEncoder(encoding), zapcore.Lock(os.Stderr), zapcore.InfoLevel))
 }
 
 // neverRetrieved handles a Collector that ended before it asked for the remote
@@ -83,16 +76,10 @@ func neverRetrieved() {
 	if !created || process.PurposeOf(os.Args[1:]) != process.PurposeRun {
 		return
 	}
-	log := lastLogger()
-	for _, uri := range configValues(os.Args[1:]) {
-		rest, ok := strings.CutPrefix(uri, "opamp:")
-		if !ok {
-			continue
-		}
-		name, query, _ := strings.Cut(rest, "?")
-		stateDir, _ := strings.CutPrefix(query, "state_dir=")
+	log := console.Logger()
+	for _, uri := range opampURIs(os.Args[1:]) {
 		ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
-		p, err := AcquireProvider(ctx, name, stateDir, log)
+		p, err := AcquireProvider(ctx, uri.Name, uri.StateDir, log)
 		cancel()
 		if err != nil {
 			log.Warn("The process ends", zap.Error(err))
@@ -100,6 +87,18 @@ func neverRetrieved() {
 		}
 		p.agent.hostEnded("", false)
 	}
+}
+
+// opampURIs returns the opamp: URIs among the arguments. One that is not valid
+// is left out: the Collector did not come as far as to refuse it.
+func opampURIs(args []string) []opampuri.URI {
+	var uris []opampuri.URI
+	for _, value := range configValues(args) {
+		if uri, err := opampuri.Parse(value); err == nil {
+			uris = append(uris, uri)
+		}
+	}
+	return uris
 }
 
 // NoteCreated tells that a provider was made for a Collector. It is the only
@@ -208,7 +207,7 @@ func (e *ended) end() {
 	default:
 	}
 	if e.replace {
-		log := lastLogger()
+		log := console.Logger()
 		log.Warn("Replacing the process", zap.String("reason", e.reason))
 		err := process.Reexec(process.Successor{Reason: e.reason})
 		log.Error("The process could not be replaced", zap.Error(err))
