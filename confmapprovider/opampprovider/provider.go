@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/otelcol-opamp/otelcol-opamp/internal/agent"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/guard"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/opampuri"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/process"
 )
@@ -20,12 +21,16 @@ import (
 // the same name:
 //
 //	URI       = "opamp:" [ name ] [ "?" parameter { "&" parameter } ]
-//	parameter = "state_dir=" absolute-path
+//	parameter = "state_dir=" absolute-path | "guard=" ( "true" | "false" )
 //
 // "opamp:" belongs to the extension "opamp", "opamp:edge" to "opamp/edge". The
 // state folder is state_dir, else $OTELCOL_OPAMP_STATE_DIR, else
 // $STATE_DIRECTORY, which systemd sets, else the platform's default, on Linux
 // /var/lib/otelcol-opamp. Each name has a subfolder of its own.
+//
+// With guard=true, at the first Retrieve of a Collector that will run the
+// configuration, the process becomes the parent of another one with the same
+// arguments, which it starts again when it dies; Retrieve does not return then.
 //
 // The configuration is the remote one that is to run; it is empty when there is
 // none. The order of --config is the order of merging: a local file after
@@ -103,6 +108,12 @@ func (p *provider) lease(ctx context.Context, at opampuri.URI) (*agent.ProviderL
 		}
 		return lease, nil
 	}
+	if at.Guard {
+		if len(p.leases) > 0 && !guard.Child() {
+			return nil, errLateGuard
+		}
+		guard.Become() // nothing has started yet
+	}
 	lease, err := agent.AcquireProvider(ctx, at.Name, at.StateDir, p.log)
 	if err != nil {
 		return nil, err
@@ -110,6 +121,8 @@ func (p *provider) lease(ctx context.Context, at opampuri.URI) (*agent.ProviderL
 	p.leases[at.Name], p.dirs[at.Name] = lease, at.StateDir
 	return lease, nil
 }
+
+var errLateGuard = errors.New("guard=true must be in the first opamp: URI: the agent of an earlier one runs already")
 
 // Shutdown implements [confmap.Provider].
 func (p *provider) Shutdown(ctx context.Context) error {

@@ -17,13 +17,14 @@ func TestScheme(t *testing.T) {
 }
 
 // TestRetrieveOutsideARunChangesNothing covers validate, print-config and the
-// providers that a generated main makes: no folder, no lock, no goroutine.
+// providers that a generated main makes: no folder, no lock, no goroutine, no
+// guard.
 func TestRetrieveOutsideARunChangesNothing(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	p := newProvider(confmap.ProviderSettings{})
-	for range 2 {
-		ret, err := p.Retrieve(context.Background(), "opamp:?state_dir="+dir, func(*confmap.ChangeEvent) { t.Error("called") })
+	for _, uri := range []string{"opamp:?state_dir=" + dir, "opamp:?guard=true&state_dir=" + dir, "opamp:?state_dir=" + dir} {
+		ret, err := p.Retrieve(context.Background(), uri, func(*confmap.ChangeEvent) { t.Error("called") })
 		require.NoError(t, err)
 		conf, err := ret.AsConf()
 		require.NoError(t, err)

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/otelcol-opamp/otelcol-opamp/internal/console"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/guard"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/opampuri"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/preflight"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/process"
@@ -47,6 +48,9 @@ func init() { cobra.OnFinalize(finalize) }
 // finalize decides, for a Collector that has ended, whether the process may end
 // too. It replaces the process if an agent's configuration did not start.
 func finalize() {
+	if guard.Active() {
+		return // the Collector is another process
+	}
 	where, panicking := process.Panicking()
 	registry.mu.Lock()
 	agents := make([]*Agent, 0, len(registry.agents))
@@ -76,8 +80,12 @@ func neverRetrieved() {
 	if !created || process.PurposeOf(os.Args[1:]) != process.PurposeRun {
 		return
 	}
+	uris := opampURIs(os.Args[1:])
+	if slices.ContainsFunc(uris, func(u opampuri.URI) bool { return u.Guard }) {
+		guard.Become() // its child comes here again, and goes on
+	}
 	log := console.Logger()
-	for _, uri := range opampURIs(os.Args[1:]) {
+	for _, uri := range uris {
 		ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 		p, err := AcquireProvider(ctx, uri.Name, uri.StateDir, log)
 		cancel()

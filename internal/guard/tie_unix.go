@@ -1,0 +1,14 @@
+//go:build unix && !linux
+
+package guard
+
+import (
+	"syscall"
+)
+
+// childAttributes give the child a process group of its own, so that what it
+// leaves can be found.
+func childAttributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
+
+// followGuard does nothing: to be told of a parent's death is a matter of Linux.
+func followGuard() {}
