@@ -29,9 +29,7 @@ func Child() bool {
 // run in this very process: in the child of a guard, and on systems without one.
 // It must be called before anything is started that the child needs for itself.
 func Become() {
-	if Child() {
-		followGuard()
-		return
+	if !followGuard() {
+		become()
 	}
-	become()
 }

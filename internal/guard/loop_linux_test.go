@@ -102,6 +102,12 @@ func play(part, path string) {
 		cmd := exec.Command(os.Args[0], "who", path) //nolint:noctx // it ends at once
 		cmd.Stdout = os.Stdout
 		_ = cmd.Run()
+	case "orphaned":
+		if first {
+			say(r)
+			<-signals // the guard has died
+			reexecuteElsewhere()
+		}
 	case "re-execute":
 		if first {
 			say(r)
@@ -311,6 +317,19 @@ func TestTheChildEndsInOrderWithItsGuard(t *testing.T) {
 			assert.Eventually(t, func() bool { return gone(r.PID) }, waitTime, time.Millisecond)
 		})
 	}
+}
+
+// A child that replaces itself while its guard dies is nobody's child any more.
+// It must not go on, and be no guard.
+func TestTheChildThatLostItsGuardEnds(t *testing.T) {
+	t.Parallel()
+	p := start(t, "orphaned")
+	child := p.next().PID
+	p.signal(syscall.SIGKILL)
+	_, lines := p.ends()
+	assert.Zero(t, lines, "lives of the Collector after that")
+	assert.Equal(t, 1, p.starts())
+	assert.Eventually(t, func() bool { return gone(child) }, waitTime, time.Millisecond)
 }
 
 // A process 1 is the parent of every orphan. So is, for this purpose, a

@@ -11,10 +11,10 @@ const (
 	// default, and enough for the child's own ladder, whose fifth start is in
 	// safe mode.
 	maxCredit = 5 * restartCost
-	// settledAfter is the life by which a child shows that it can be started.
-	// Nobody stops a Collector for being slow before that, and one that does
-	// not start at all ends within a second.
-	settledAfter = 10 * time.Second
+	// settledAfter is the life by which a child shows that it can be started:
+	// the 10 s within which one that cannot ends, after the minute that the
+	// agent pauses at most before a start that follows failed ones.
+	settledAfter = 70 * time.Second
 	// maxDeaths is how many children that never settled are enough to give up:
 	// the ladder has been tried then (see maxCredit).
 	maxDeaths = 5

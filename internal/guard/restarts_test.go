@@ -19,7 +19,7 @@ func TestRestarts(t *testing.T) {
 	}{
 		{
 			"one that never comes up",
-			[]time.Duration{0, time.Second, 9 * time.Second, 0, 0},
+			[]time.Duration{0, 2 * time.Second, 4 * time.Second, 8 * time.Second, 61 * time.Second},
 			[]time.Duration{0, 0, 0, 0, gaveUp},
 		},
 		{
@@ -29,18 +29,18 @@ func TestRestarts(t *testing.T) {
 		},
 		{
 			"one that works again after the pauses",
-			[]time.Duration{time.Hour, 0, 0, 0, 0, 0, 0, time.Minute, 0, 0, 0, 0, 0},
+			[]time.Duration{time.Hour, 0, 0, 0, 0, 0, 0, 70 * time.Second, 0, 0, 0, 0, 0},
 			[]time.Duration{0, 0, 0, 0, 0, time.Second, 2 * time.Second, 0, 0, 0, 0, 0, time.Second},
 		},
 		{
 			"one that earns one restart",
 			[]time.Duration{time.Hour, 0, 0, 0, 0, 0, 10 * time.Second, 0, 0},
-			[]time.Duration{0, 0, 0, 0, 0, time.Second, 0, time.Second, 2 * time.Second},
+			[]time.Duration{0, 0, 0, 0, 0, time.Second, 0, 2 * time.Second, 4 * time.Second},
 		},
 		{
 			"one that comes up at last may die more than five times",
-			[]time.Duration{0, 0, 0, 0, 10 * time.Second, 0, 0},
-			[]time.Duration{0, 0, 0, 0, 0, 0, time.Second},
+			[]time.Duration{0, 0, 0, 0, 70 * time.Second, 0, 0, 0, 0, 0},
+			[]time.Duration{0, 0, 0, 0, 0, 0, 0, 0, 0, time.Second},
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

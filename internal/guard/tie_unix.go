@@ -2,13 +2,12 @@
 
 package guard
 
-import (
-	"syscall"
-)
+import "syscall"
 
 // childAttributes give the child a process group of its own, so that what it
 // leaves can be found.
 func childAttributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
 
-// followGuard does nothing: to be told of a parent's death is a matter of Linux.
-func followGuard() {}
+// followGuard reports whether this process is the child of a guard. To be told of
+// a parent's death is a matter of Linux.
+func followGuard() bool { return Child() }
