@@ -89,6 +89,27 @@ func TestGuardForwardsAHangup(t *testing.T) {
 	w.requireOneSession()
 }
 
+// Whenever it is told to end, a guard ends soon, as a Collector would have, and
+// takes its Collector along.
+func TestGuardIsStoppedWhileStarting(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	args := w.guarded()
+	const step, steps = 6 * time.Millisecond, 20 // both starts together take some 80 ms
+	scale := time.Duration(1)
+	if slow() {
+		scale = 20
+	}
+	for i := range steps {
+		c := w.start(args)
+		after := time.Duration(i) * step * scale
+		<-time.After(after)
+		begin := time.Now()
+		require.Contains(t, []int{0, 128 + int(syscall.SIGTERM)}, c.terminate(), "exit code")
+		require.Lessf(t, time.Since(begin), 10*time.Second, "told to end %s after the start", after)
+	}
+}
+
 // A guard that is killed takes its Collector along, in order.
 func TestGuardIsKilled(t *testing.T) {
 	t.Parallel()
