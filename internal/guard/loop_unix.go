@@ -70,6 +70,7 @@ func newGuard() *guard {
 	runtime.GOMAXPROCS(1)
 	debug.SetGCPercent(collectPercent)
 	debug.FreeOSMemory()
+	releasePages()
 	return g
 }
 

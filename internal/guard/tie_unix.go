@@ -11,3 +11,6 @@ func childAttributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgi
 // followGuard reports whether this process is the child of a guard. To be told of
 // a parent's death is a matter of Linux.
 func followGuard() bool { return Child() }
+
+// releasePages is a matter of Linux: nobody knows which pages there are elsewhere.
+func releasePages() {}
