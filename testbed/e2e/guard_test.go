@@ -95,7 +95,7 @@ func TestGuardIsStoppedWhileStarting(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{})
 	args := w.guarded()
-	const step, steps = 6 * time.Millisecond, 20 // both starts together take some 80 ms
+	const step, steps = 9 * time.Millisecond, 12 // both starts together take some 80 ms
 	scale := time.Duration(1)
 	if slow() {
 		scale = 20
