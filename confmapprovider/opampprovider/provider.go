@@ -11,6 +11,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/otelcol-opamp/otelcol-opamp/internal/agent"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/guard"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/opampuri"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/process"
 )
 
@@ -19,12 +21,16 @@ import (
 // the same name:
 //
 //	URI       = "opamp:" [ name ] [ "?" parameter { "&" parameter } ]
-//	parameter = "state_dir=" absolute-path
+//	parameter = "state_dir=" absolute-path | "guard=" ( "true" | "false" )
 //
 // "opamp:" belongs to the extension "opamp", "opamp:edge" to "opamp/edge". The
 // state folder is state_dir, else $OTELCOL_OPAMP_STATE_DIR, else
 // $STATE_DIRECTORY, which systemd sets, else the platform's default, on Linux
 // /var/lib/otelcol-opamp. Each name has a subfolder of its own.
+//
+// With guard=true, at the first Retrieve of a Collector that will run the
+// configuration, the process becomes the parent of another one with the same
+// arguments, which it starts again when it dies; Retrieve does not return then.
 //
 // The configuration is the remote one that is to run; it is empty when there is
 // none. The order of --config is the order of merging: a local file after
@@ -59,18 +65,18 @@ func newProvider(set confmap.ProviderSettings) confmap.Provider {
 }
 
 // Scheme implements [confmap.Provider].
-func (*provider) Scheme() string { return schemeName }
+func (*provider) Scheme() string { return opampuri.Scheme }
 
 // Retrieve implements [confmap.Provider]. Watcher is called at most once for
 // each call, never with an error, and never after the result was closed.
 func (p *provider) Retrieve(ctx context.Context, uri string, watcher confmap.WatcherFunc) (*confmap.Retrieved, error) {
-	at, err := parse(uri)
+	at, err := opampuri.Parse(uri)
 	if err != nil {
 		return nil, err
 	}
 	purpose := process.CallerPurpose()
 	if purpose != process.PurposeRun {
-		conf, err := agent.Peek(at.name, at.stateDir, purpose)
+		conf, err := agent.Peek(at.Name, at.StateDir, purpose)
 		if err != nil {
 			return nil, fmt.Errorf("reading the remote configuration for %q: %w", uri, err)
 		}
@@ -93,22 +99,30 @@ func (p *provider) Retrieve(ctx context.Context, uri string, watcher confmap.Wat
 	return confmap.NewRetrieved(retrieved.Conf, confmap.WithRetrievedClose(retrieved.Done))
 }
 
-func (p *provider) lease(ctx context.Context, at location) (*agent.ProviderLease, error) {
+func (p *provider) lease(ctx context.Context, at opampuri.URI) (*agent.ProviderLease, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if lease, ok := p.leases[at.name]; ok {
-		if p.dirs[at.name] != at.stateDir {
-			return nil, fmt.Errorf("the agent %q is given two state folders: state_dir is %q here and %q elsewhere", at.name, at.stateDir, p.dirs[at.name])
+	if lease, ok := p.leases[at.Name]; ok {
+		if p.dirs[at.Name] != at.StateDir {
+			return nil, fmt.Errorf("the agent %q is given two state folders: state_dir is %q here and %q elsewhere", at.Name, at.StateDir, p.dirs[at.Name])
 		}
 		return lease, nil
 	}
-	lease, err := agent.AcquireProvider(ctx, at.name, at.stateDir, p.log)
+	if at.Guard {
+		if len(p.leases) > 0 && !guard.Child() {
+			return nil, errLateGuard
+		}
+		guard.Become() // nothing has started yet
+	}
+	lease, err := agent.AcquireProvider(ctx, at.Name, at.StateDir, p.log)
 	if err != nil {
 		return nil, err
 	}
-	p.leases[at.name], p.dirs[at.name] = lease, at.stateDir
+	p.leases[at.Name], p.dirs[at.Name] = lease, at.StateDir
 	return lease, nil
 }
+
+var errLateGuard = errors.New("guard=true must be in the first opamp: URI: the agent of an earlier one runs already")
 
 // Shutdown implements [confmap.Provider].
 func (p *provider) Shutdown(ctx context.Context) error {

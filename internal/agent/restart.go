@@ -11,8 +11,10 @@ import (
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 
+	"github.com/otelcol-opamp/otelcol-opamp/internal/console"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/guard"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/opampuri"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/preflight"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/process"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/remoteconfig"
@@ -44,6 +46,9 @@ func init() { cobra.OnFinalize(finalize) }
 // finalize decides, for a Collector that has ended, whether the process may end
 // too. It replaces the process if an agent's configuration did not start.
 func finalize() {
+	if guard.Active() {
+		return // the Collector is another process
+	}
 	where, panicking := process.Panicking()
 	agents := allAgents()
 	registry.mu.Lock()
@@ -53,20 +58,12 @@ func finalize() {
 		neverRetrieved()
 	}
 	for _, a := range agents {
-		a.log.Store(lastLogger()) // the service's has been shut down
+		a.log.Store(console.Logger()) // the service's has been shut down
 		a.hostEnded(where, panicking)
 	}
 	if fatal != nil {
 		fatal.end()
 	}
-}
-
-// lastLogger returns a logger for the time after the Collector has ended. It
-// looks like the Collector's own at that time.
-func lastLogger() *zap.Logger {
-	encoding := zap.NewProductionEncoderConfig()
-	encoding.EncodeTime = zapcore.ISO8601TimeEncoder
-	return zap.New(zapcore.NewCore(zapcore.NewConsoleEncoder(encoding), zapcore.Lock(os.Stderr), zapcore.InfoLevel))
 }
 
 // neverRetrieved handles a Collector that ended before it asked for the remote
@@ -78,16 +75,14 @@ func neverRetrieved() {
 	if !created || process.PurposeOf(os.Args[1:]) != process.PurposeRun {
 		return
 	}
-	log := lastLogger()
-	for _, uri := range configValues(os.Args[1:]) {
-		rest, ok := strings.CutPrefix(uri, "opamp:")
-		if !ok {
-			continue
-		}
-		name, query, _ := strings.Cut(rest, "?")
-		stateDir, _ := strings.CutPrefix(query, "state_dir=")
+	uris := opampURIs(os.Args[1:])
+	if slices.ContainsFunc(uris, func(u opampuri.URI) bool { return u.Guard }) {
+		guard.Become() // its child comes here again, and goes on
+	}
+	log := console.Logger()
+	for _, uri := range uris {
 		ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
-		p, err := AcquireProvider(ctx, name, stateDir, log)
+		p, err := AcquireProvider(ctx, uri.Name, uri.StateDir, log)
 		cancel()
 		if err != nil {
 			log.Warn("The process ends", zap.Error(err))
@@ -95,6 +90,18 @@ func neverRetrieved() {
 		}
 		p.agent.hostEnded("", false)
 	}
+}
+
+// opampURIs returns the opamp: URIs among the arguments. One that is not valid
+// is left out: the Collector did not come as far as to refuse it.
+func opampURIs(args []string) []opampuri.URI {
+	var uris []opampuri.URI
+	for _, value := range configValues(args) {
+		if uri, err := opampuri.Parse(value); err == nil {
+			uris = append(uris, uri)
+		}
+	}
+	return uris
 }
 
 // NoteCreated tells that a provider was made for a Collector. It is the only
@@ -219,7 +226,7 @@ func (e *ended) end() {
 		process.Die(s)
 	}
 	if e.replace {
-		log := lastLogger()
+		log := console.Logger()
 		log.Warn("Replacing the process", zap.String("reason", e.reason))
 		err := process.Reexec(process.Successor{Reason: e.reason, Told: e.told})
 		log.Error("The process could not be replaced", zap.Error(err))
