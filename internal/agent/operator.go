@@ -100,6 +100,7 @@ func (a *Agent) openToOperators() {
 	if err := a.store.dir.MakeFolder(requestsName); err != nil {
 		a.log.Load().Warn("Requests of an operator will not be seen", zap.Error(err))
 	}
+	a.showState()
 }
 
 // lookAtRequests does what an operator asked for, and looks again later.

@@ -102,6 +102,9 @@ var (
 	// over several lines.
 	errorLine = regexp.MustCompile(`(?m)^Error: `)
 	panicLine = regexp.MustCompile(`(?m)^panic: .*`)
+	// memoryLine is what the Go runtime prints, among other lines, when it gets
+	// no memory.
+	memoryLine = regexp.MustCompile(`(?m)^.*(?:out of memory|cannot allocate memory).*`)
 	// fatalLine begins what the Go runtime prints when it gives up.
 	fatalLine = regexp.MustCompile(`(?m)^(?:fatal error|runtime): .*`)
 	// frame matches a function in a stack trace that is not the runtime's.
@@ -119,8 +122,8 @@ func reason(text string, exit *exec.ExitError) string {
 		return "the dry run panicked" + where + ": " + line
 	}
 	if m := fatalLine.FindString(text); m != "" {
-		if strings.Contains(m, "memory") {
-			m += fmt.Sprintf(" (its limit is %d MiB)", memoryLimit>>20)
+		if memory := memoryLine.FindString(text); memory != "" {
+			m = fmt.Sprintf("%s (its limit is %d MiB)", memory, memoryLimit>>20)
 		}
 		return "the dry run died: " + m
 	}
