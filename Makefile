@@ -84,6 +84,12 @@ test-e2e: $(if $(RACEFLAG),$(RACE),$(SMALL)) ## Run the end-to-end tests against
 	@echo "==> end-to-end tests$(if $(RACEFLAG),, without the race detector: no C compiler)"
 	@cd testbed && OTELCOL_OPAMP_BINARY=$(CURDIR)/$< $(GO) test -timeout 20m ./e2e/...
 
+.PHONY: soak
+soak: $(SMALL) ## Kill, restart and disturb the small distribution for about 20 minutes (SEED=n to vary)
+	@cd testbed && OTELCOL_OPAMP_BINARY=$(CURDIR)/$< OTELCOL_OPAMP_E2E_SEED=$(or $(SEED),$(shell date +%s)) \
+		OTELCOL_OPAMP_E2E_KILLS=20 OTELCOL_OPAMP_E2E_MODELS=200 OTELCOL_OPAMP_E2E_STEPS=30 OTELCOL_OPAMP_E2E_LIVES=1000 \
+		$(GO) test -count=1 -timeout 60m -parallel 4 -run 'TestKilledAtEveryStep|TestModel|TestSignalsAtRandomMoments' ./e2e/
+
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for 30 s
 	@for p in $$(grep -rl '^func Fuzz' --include='*_test.go' . | xargs -n1 dirname | sort -u); do \
