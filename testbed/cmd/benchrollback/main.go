@@ -88,6 +88,6 @@ func run(ctx context.Context, s settings) error {
 			r.outcomes = append(r.outcomes, outcomes...)
 		}
 	}
-	r.print(os.Stdout)
+	fmt.Print(r.String())
 	return nil
 }

@@ -25,9 +25,11 @@ const (
 const (
 	// patience bounds waits for what is not measured, on a busy machine.
 	patience = time.Minute
-	// giveUp is when a failure counts as not recovered from: several times the
-	// longest delay of any system, 10 s until a stuck Collector is killed.
-	giveUp = 40 * time.Second
+	// giveUp is when a failure counts as not recovered from: more than the sum of
+	// all delays of any system. The supervisor has 3 s until it is known that the
+	// Collector does not come up, 10 s until a stuck one is killed, and 5 s until it
+	// is started again.
+	giveUp = 30 * time.Second
 	// arrival is how long after the last answer accepted spans may still arrive:
 	// many times the timeout of the batch processor.
 	arrival = 2 * time.Second

@@ -3,11 +3,11 @@ package main
 import (
 	"cmp"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -23,9 +23,9 @@ type report struct {
 	load     string // of the machine when it began, empty when unknown
 }
 
-// print writes Markdown. A failure to write it has nobody to be told to.
-func (r *report) print(w io.Writer) {
-	s := r.settings
+// String renders it in Markdown.
+func (r *report) String() string {
+	s, w := r.settings, &strings.Builder{}
 	machine := []string{fmt.Sprintf("%d CPUs", runtime.NumCPU())}
 	if model := processor(); model != "" {
 		machine[0] += " (" + model + ")"
@@ -54,6 +54,7 @@ func (r *report) print(w io.Writer) {
 	for _, text := range problems {
 		fmt.Fprintf(w, "\nNot as planned: %s\n", text)
 	}
+	return w.String()
 }
 
 // line is the line of a table for one row and system, and what was not as planned.
@@ -125,7 +126,7 @@ func count(n, measured int) string {
 	if measured == 0 {
 		return "–"
 	}
-	return fmt.Sprint(n)
+	return strconv.Itoa(n)
 }
 
 // loadAverage is how busy the machine is: processes that want to run, over the

@@ -128,7 +128,8 @@ func ours(s settings, parameters string) func(w *world) (otelcol.Settings, error
 }
 
 // The capability reports_remote_config must be on: without it the rollback is
-// silently off.
+// silently off. The timeout bootstrap_timeout keeps its default, because it is not
+// only about the supervisor's own start: use_hup_config_reload waits for it too.
 const supervisorConfig = `
 server: {endpoint: %q}
 capabilities:
@@ -142,10 +143,8 @@ agent:
   validate_config: true
   use_hup_config_reload: %t
   config_apply_timeout: %s
-  # Only for its own start, which is not measured.
-  bootstrap_timeout: 30s
 storage: {directory: %q}
-telemetry: {logs: {level: debug}, metrics: {level: none}}
+telemetry: {logs: {level: info}, metrics: {level: none}}
 `
 
 func supervisor(s settings, hup bool) func(w *world) (otelcol.Settings, error) {
