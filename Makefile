@@ -28,7 +28,7 @@ TESTBED  := $(shell find testbed -name '*.go' -not -path '*/_build*/*' 2>/dev/nu
 
 .PHONY: help
 help: ## Print this help
-	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  make %-21s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ##@ Building
 
@@ -113,7 +113,7 @@ bench-rollout: $(FULL) ## Measure a change of configuration with the full distri
 	@cd testbed && $(GO) run ./cmd/benchrollout -collector ../$(FULL)
 
 .PHONY: bench-rollback
-bench-rollback: $(FULL) $(SUPERVISED_FULL) $(SUPERVISOR) ## Measure rollbacks with the full distribution, beside contrib's supervisor (about half an hour; BENCHFLAGS are passed on)
+bench-rollback: $(FULL) $(SUPERVISED_FULL) $(SUPERVISOR) ## Measure rollbacks with the full distribution, beside contrib's supervisor (20 minutes; flags: BENCHFLAGS)
 	@echo "==> measuring rollbacks"
 	@cd testbed && $(GO) run ./cmd/benchrollback -collector ../$(FULL) -supervised ../$(SUPERVISED_FULL) -supervisor ../$(SUPERVISOR) $(BENCHFLAGS)
 

@@ -23,7 +23,7 @@ func main() {
 	flag.IntVar(&s.repetitions, "repetitions", 10, "how often each row is measured on each system")
 	flag.Float64Var(&s.rate, "rate", 500, "requests per second")
 	flag.DurationVar(&s.trial, "trial", time.Second, "the trial period, and the time limit for a candidate to start")
-	systems := flag.String("systems", "", "the systems to measure, separated by commas (default: all; see the table of a run for their keys)")
+	systems := flag.String("systems", "", "some of ours, guard, supervisor, supervisor-hup, separated by commas (default: all)")
 	rows := flag.String("rows", "", "a part of the names of the rows to measure (default: all)")
 	flag.StringVar(&s.keep, "keep", "", "a folder in which logs, configurations and state are kept")
 	flag.Parse()

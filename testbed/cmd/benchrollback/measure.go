@@ -79,6 +79,7 @@ type world struct {
 	otlp     string // address of the receiver
 	spare    string // address that nobody uses
 	service  *service
+	log      *os.File // output of all processes, nil when it is not kept
 	uid      string
 	// good is the mark of the last known good.
 	good string
@@ -172,6 +173,12 @@ func (w *world) start(ctx context.Context, sys system) (err error) {
 	if err != nil {
 		return err
 	}
+	if w.settings.keep != "" {
+		if w.log, err = os.OpenFile(filepath.Join(w.dir, "output.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
+			return fmt.Errorf("keeping the output: %w", err)
+		}
+		settings.LogTo = w.log
+	}
 	if w.service, err = startService(settings); err != nil {
 		return err
 	}
@@ -192,10 +199,9 @@ func (w *world) stop(ctx context.Context) error {
 	var errs []error
 	if w.service != nil {
 		errs = append(errs, w.service.stop(ctx))
-		if w.settings.keep != "" {
-			_, err := w.write("output.log", "%s", w.timedLog())
-			errs = append(errs, err)
-		}
+	}
+	if w.log != nil {
+		errs = append(errs, w.log.Close())
 	}
 	if w.server != nil {
 		errs = append(errs, w.server.Stop(ctx))
@@ -204,16 +210,6 @@ func (w *world) stop(ctx context.Context) error {
 		errs = append(errs, w.sink.Stop(ctx))
 	}
 	return errors.Join(errs...)
-}
-
-// timedLog is the output of the process that ran last, with the times at which it
-// was read.
-func (w *world) timedLog() string {
-	var b bytes.Buffer
-	for _, line := range w.service.running().Lines() {
-		fmt.Fprintf(&b, "%s %s\n", line.Time.Format("15:04:05.000"), line.Text)
-	}
-	return b.String()
 }
 
 // measure brings about one failure under load and watches what follows.
