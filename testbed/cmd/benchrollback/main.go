@@ -73,7 +73,7 @@ func run(ctx context.Context, s settings) error {
 	if err != nil {
 		return err
 	}
-	r := report{settings: s, systems: systems, leftOut: leftOut, rows: rows, begun: time.Now(), load: loadAverage()}
+	r := report{settings: s, systems: systems, leftOut: leftOut, rows: rows, begun: time.Now(), before: loadAverage()}
 	for i := range s.repetitions {
 		// Each takes its turn to be the first: what the machine does beside this
 		// falls on all of them alike.
@@ -88,6 +88,7 @@ func run(ctx context.Context, s settings) error {
 			r.outcomes = append(r.outcomes, outcomes...)
 		}
 	}
+	r.after = loadAverage()
 	fmt.Print(r.String())
 	return nil
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -20,7 +19,8 @@ type report struct {
 	rows     []row
 	outcomes []outcome
 	begun    time.Time
-	load     string // of the machine when it began, empty when unknown
+	// before and after are loadAverage at the beginning and at the end.
+	before, after string
 }
 
 // String renders it in Markdown.
@@ -31,8 +31,8 @@ func (r *report) String() string {
 		machine[0] += " (" + model + ")"
 	}
 	machine = append(machine, runtime.GOOS+"/"+runtime.GOARCH, r.begun.Format(time.DateOnly))
-	if r.load != "" {
-		machine = append(machine, "load average at the beginning "+r.load)
+	if r.before != "" {
+		machine = append(machine, fmt.Sprintf("load average %s at the beginning and %s at the end", r.before, r.after))
 	}
 	fmt.Fprintf(w, "%d repetitions under %.0f requests/s, trial %s; %s beside %s with %s; %s.\n\n",
 		s.repetitions, s.rate, s.trial, filepath.Base(s.collector), filepath.Base(s.supervisor), filepath.Base(s.supervised), strings.Join(machine, ", "))
@@ -106,12 +106,13 @@ func (r *report) line(row row, sys system) (line string, problems []string) {
 }
 
 // ends returns the median and the highest value; zeros when there are none.
-func ends[T cmp.Ordered](values []T) (median, highest T) {
+func ends[T ~int | ~int64](values []T) (median, highest T) {
 	if len(values) == 0 {
 		return median, highest
 	}
 	slices.Sort(values)
-	return values[len(values)/2], values[len(values)-1]
+	// The two in the middle are the same one when their number is odd.
+	return (values[(len(values)-1)/2] + values[len(values)/2]) / 2, values[len(values)-1]
 }
 
 // ms renders a duration; a dash when it was never measured.

@@ -30,3 +30,15 @@ func TestReport(t *testing.T) {
 	assert.Contains(t, text, "\nNot as planned: row, B: gone\n")
 	assert.NotContains(t, text, "and more")
 }
+
+func TestEnds(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		values          []int
+		median, highest int
+	}{{nil, 0, 0}, {[]int{7}, 7, 7}, {[]int{9, 5}, 7, 9}, {[]int{9, 1, 5}, 5, 9}} {
+		median, highest := ends(c.values)
+		assert.Equal(t, c.median, median, "%v", c.values)
+		assert.Equal(t, c.highest, highest, "%v", c.values)
+	}
+}
