@@ -55,6 +55,9 @@ func (c candidate) yaml(mark string) string {
 // rows are all rows, in the order in which they are measured.
 func rows() []row {
 	return []row{
+		{name: "an unknown component (fails the dry run)", candidate: func(*world) candidate {
+			return candidate{processor: "no_such_processor: {}", processors: ", no_such_processor"}
+		}},
 		{name: "two receivers on one port", candidate: func(w *world) candidate {
 			return candidate{
 				sections:  fmt.Sprintf("receivers: {otlp/second: {protocols: {grpc: {endpoint: %q}}}}", w.otlp),

@@ -53,10 +53,12 @@ func available(ctx context.Context, s settings, dir string) (systems []system, l
 			continue
 		}
 		if sys.key == "guard" {
-			uri := "opamp:?state_dir=" + filepath.Join(dir, "guard-probe") + "&guard=true"
-			if _, err := ask(ctx, s.collector, "validate", "--config="+uri, "--feature-gates=service.AllowNoPipelines"); err != nil {
-				leftOut = append(leftOut, fmt.Sprintf("%s: %s does not know `guard=true`.", sys.name, filepath.Base(s.collector)))
-				fmt.Fprintln(os.Stderr, "left out:", sys.name+":", err)
+			known, err := knowsGuard(ctx, s, dir)
+			if err != nil {
+				return nil, nil, err
+			}
+			if !known {
+				leftOut = append(leftOut, fmt.Sprintf("%s: %s does not know the parameter `guard`.", sys.name, filepath.Base(s.collector)))
 				continue
 			}
 		}
@@ -66,6 +68,23 @@ func available(ctx context.Context, s settings, dir string) (systems []system, l
 		return nil, nil, errors.New("no system is left to be measured")
 	}
 	return systems, leftOut, nil
+}
+
+// knowsGuard reports whether the Collector accepts the parameter.
+func knowsGuard(ctx context.Context, s settings, dir string) (bool, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return false, fmt.Errorf("making a folder: %w", err)
+	}
+	w := &world{dir: dir}
+	local, err := w.write("probe.yaml", pipeline, "127.0.0.1:0", "127.0.0.1:0") // never listened on
+	if err != nil {
+		return false, err
+	}
+	_, err = ask(ctx, s.collector, "validate", "--config="+local, "--config=opamp:?state_dir="+filepath.Join(dir, "probe")+"&guard=true")
+	if err != nil && strings.Contains(err.Error(), `unknown parameter "guard"`) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // ask runs a subcommand and returns its output.
