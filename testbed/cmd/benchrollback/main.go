@@ -75,18 +75,18 @@ func run(ctx context.Context, s settings) error {
 	}
 	r := report{settings: s, systems: systems, leftOut: leftOut, rows: rows, begun: time.Now(), before: loadAverage()}
 	for i := range s.repetitions {
-		// Each takes its turn to be the first: what the machine does beside this
-		// falls on all of them alike.
-		for j := range systems {
-			sys := systems[(i+j)%len(systems)]
-			outcomes, err := measureAll(ctx, s, sys, rows, filepath.Join(dir, fmt.Sprintf("%02d-%s", i+1, sys.key)), func(text string) {
-				fmt.Fprintf(os.Stderr, "%d/%d %s: %s\n", i+1, s.repetitions, sys.key, text)
-			})
-			if err != nil {
-				return fmt.Errorf("repetition %d of %s: %w", i+1, sys.key, err)
-			}
-			r.outcomes = append(r.outcomes, outcomes...)
+		turn := repetition{
+			settings: s, systems: systems, rows: rows,
+			dir: filepath.Join(dir, fmt.Sprintf("%02d", i+1)),
+			tell: func(sys system, o outcome) {
+				fmt.Fprintf(os.Stderr, "%d/%d %s: %s\n", i+1, s.repetitions, sys.key, o)
+			},
 		}
+		outcomes, err := turn.measure(ctx, i)
+		if err != nil {
+			return fmt.Errorf("repetition %d: %w", i+1, err)
+		}
+		r.outcomes = append(r.outcomes, outcomes...)
 	}
 	r.after = loadAverage()
 	fmt.Print(r.String())

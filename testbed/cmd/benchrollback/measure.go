@@ -102,53 +102,115 @@ func (w *world) mark(kind string) string { return fmt.Sprintf("%s-%d", kind, w.t
 // control is the path of the file that commands the component of controlled.
 func (w *world) control() string { return filepath.Join(w.dir, "control") }
 
-// measureAll measures every row once, on a system that is started for it. It is
-// started again after a row of which it does not recover.
-func measureAll(ctx context.Context, s settings, sys system, rows []row, dir string, tell func(string)) ([]outcome, error) {
-	var outcomes []outcome
-	for attempt := 0; len(rows) > 0; attempt++ {
-		measured, err := measureSome(ctx, s, sys, rows, fmt.Sprintf("%s-%d", dir, attempt), tell)
-		if err != nil {
-			return nil, err
+// repetition measures every row once on every system. The systems are started for
+// it and live side by side, and only one at a time has load: what else the machine
+// does then falls on all of them alike.
+type repetition struct {
+	settings settings
+	systems  []system
+	rows     []row
+	dir      string
+	tell     func(system, outcome)
+}
+
+// measure returns an outcome for each row and system. The systems take turns in
+// being the first, beginning with the one that first says.
+func (r *repetition) measure(ctx context.Context, first int) (outcomes []outcome, err error) {
+	worlds := make([]*world, len(r.systems)) // nil until needed, and after a failure without recovery
+	defer func() {
+		for _, w := range worlds {
+			if w != nil {
+				err = errors.Join(err, w.stop(context.WithoutCancel(ctx)))
+			}
 		}
-		outcomes, rows = append(outcomes, measured...), rows[len(measured):]
+	}()
+	starts := 0
+	for i, b := range blocks(r.rows) {
+		for j := range r.systems {
+			k := (first + i + j) % len(r.systems)
+			for left := b; len(left) > 0; {
+				if worlds[k] == nil {
+					starts++
+					dir := filepath.Join(r.dir, fmt.Sprintf("%s-%d", r.systems[k].key, starts))
+					if worlds[k], err = startWorld(ctx, r.settings, r.systems[k], dir); err != nil {
+						return nil, fmt.Errorf("starting %s: %w", r.systems[k].key, err)
+					}
+				}
+				measured, recovered, err := worlds[k].measureRows(ctx, left)
+				if err != nil {
+					return nil, fmt.Errorf("measuring %s: %w", r.systems[k].key, err)
+				}
+				left = left[len(measured):]
+				for _, o := range measured {
+					o.system = r.systems[k].key
+					outcomes = append(outcomes, o)
+					r.tell(r.systems[k], o)
+				}
+				if !recovered {
+					ended := worlds[k]
+					worlds[k] = nil
+					if err := ended.stop(context.WithoutCancel(ctx)); err != nil {
+						return nil, fmt.Errorf("stopping %s: %w", r.systems[k].key, err)
+					}
+				}
+			}
+		}
 	}
 	return outcomes, nil
 }
 
-// measureSome measures rows until one fails, which is the last of the outcomes.
-func measureSome(ctx context.Context, s settings, sys system, rows []row, dir string, tell func(string)) (outcomes []outcome, err error) {
-	w := &world{settings: s, dir: dir}
-	if err := w.start(ctx, sys); err != nil {
-		return nil, errors.Join(err, w.stop(context.WithoutCancel(ctx)))
+// blocks cuts the rows into parts that are measured without another system in
+// between: a row and those that follow it directly.
+func blocks(rows []row) [][]row {
+	var all [][]row
+	for _, r := range rows {
+		if r.direct && len(all) > 0 {
+			all[len(all)-1] = append(all[len(all)-1], r)
+			continue
+		}
+		all = append(all, []row{r})
 	}
-	defer func() { err = errors.Join(err, w.stop(context.WithoutCancel(ctx))) }()
+	return all
+}
+
+// measureRows measures rows one directly after the other, until there is one
+// without recovery, which is the last of the outcomes then.
+func (w *world) measureRows(ctx context.Context, rows []row) (outcomes []outcome, recovered bool, err error) {
 	var loads []load.Result
+	recovered = true
 	for _, r := range rows {
 		w.turn++
 		o, l, err := w.measure(ctx, r)
 		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
+			return nil, false, context.Cause(ctx)
 		}
+		o.row = r.name
 		if err != nil {
-			o.text = err.Error()
+			o.text, recovered = err.Error(), false
 		}
-		o.system, o.row = sys.key, r.name
 		outcomes, loads = append(outcomes, o), append(loads, l)
-		if err != nil {
+		if !recovered {
 			break
 		}
 	}
-	// Not after each row: what follows at once must follow at once.
+	// Not after each row: what follows directly must not wait.
 	for i := range outcomes {
 		waiting, cancel := context.WithTimeout(ctx, arrival)
 		if err := w.sink.WaitSpans(waiting, loads[i].Run, loads[i].Accepted); err != nil {
 			outcomes[i].lost = len(w.sink.Missing(loads[i].Run, loads[i].Accepted))
 		}
 		cancel()
-		tell(outcomes[i].String())
 	}
-	return outcomes, nil
+	return outcomes, recovered, nil
+}
+
+// startWorld starts a system and what surrounds it.
+func startWorld(ctx context.Context, s settings, sys system, dir string) (*world, error) {
+	w := &world{settings: s, dir: dir}
+	if err := w.start(ctx, sys); err != nil {
+		return nil, errors.Join(err, w.stop(context.WithoutCancel(ctx)))
+	}
+	return w, nil
 }
 
 func (w *world) start(ctx context.Context, sys system) (err error) {

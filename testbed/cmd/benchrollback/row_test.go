@@ -26,3 +26,14 @@ func TestCandidatesAreYAML(t *testing.T) {
 		assert.True(t, conf.IsSet("service::pipelines::traces"), r.name)
 	}
 }
+
+func TestBlocks(t *testing.T) {
+	t.Parallel()
+	var sizes []int
+	for _, b := range blocks([]row{{}, {}, {direct: true}, {direct: true}, {}}) {
+		sizes = append(sizes, len(b))
+	}
+	assert.Equal(t, []int{1, 3, 1}, sizes)
+	assert.Len(t, blocks([]row{{direct: true}}), 1, "without the row above it")
+	assert.Empty(t, blocks(nil))
+}
