@@ -33,6 +33,9 @@ const (
 	// arrival is how long after the last answer accepted spans may still arrive:
 	// many times the timeout of the batch processor.
 	arrival = 2 * time.Second
+	// maxTries is how often a row is begun on a system that does not serve even
+	// before it is made to fail.
+	maxTries = 3
 	// enough is a number of requests after which the load counts as steady.
 	enough = 50
 	// poll is for what nothing announces. It does not enter the figures.
@@ -47,6 +50,8 @@ type outcome struct {
 	system, row string
 	// text says what went wrong beyond the plan; the figures are void then.
 	text string
+	// early means that it went wrong before the failure that is to be measured.
+	early bool
 	// outage is the time without service, as outage defines it.
 	outage time.Duration
 	// failed is the time from the offer, or from the harm that was done, until the
@@ -127,7 +132,7 @@ func (r *repetition) measure(ctx context.Context, first int) (outcomes []outcome
 	starts := 0
 	for i, b := range blocks(r.rows) {
 		for j := range r.systems {
-			k := (first + i + j) % len(r.systems)
+			k, tries := (first+i+j)%len(r.systems), 1
 			for left := b; len(left) > 0; {
 				if worlds[k] == nil {
 					starts++
@@ -139,6 +144,12 @@ func (r *repetition) measure(ctx context.Context, first int) (outcomes []outcome
 				measured, recovered, err := worlds[k].measureRows(ctx, left)
 				if err != nil {
 					return nil, fmt.Errorf("measuring %s: %w", r.systems[k].key, err)
+				}
+				if last := len(measured) - 1; measured[last].early && tries < maxTries {
+					// Nothing was measured: it says nothing about the row.
+					tries++
+					r.tell(r.systems[k], measured[last])
+					measured = measured[:last]
 				}
 				left = left[len(measured):]
 				for _, o := range measured {
@@ -245,7 +256,9 @@ func (w *world) start(ctx context.Context, sys system) (err error) {
 		return err
 	}
 	agent, err := w.server.WaitFor(ctx, "", func(a opampserver.Agent) bool {
-		return a.Connected && a.Identifying != nil && a.Capabilities&protobufs.AgentCapabilities_AgentCapabilities_AcceptsRemoteConfig != 0
+		// The supervisor says that it is healthy when it is ready to be offered
+		// something: what comes earlier is APPLIED without being run.
+		return a.Connected && a.Identifying != nil && a.Health.GetHealthy() && a.Capabilities&protobufs.AgentCapabilities_AgentCapabilities_AcceptsRemoteConfig != 0
 	})
 	if err != nil {
 		return fmt.Errorf("%w\n%s", err, w.service.running().Log())
@@ -278,6 +291,7 @@ func (w *world) stop(ctx context.Context) error {
 func (w *world) measure(ctx context.Context, r row) (o outcome, result load.Result, err error) {
 	if !r.direct || w.good == "" {
 		if err := w.apply(ctx); err != nil {
+			o.early = true
 			return o, result, err
 		}
 	}
@@ -358,6 +372,7 @@ func (w *world) fail(ctx context.Context, r row, generator *load.Generator, o *o
 	ctx, cancel := context.WithTimeoutCause(ctx, giveUp, fmt.Errorf("not within %s", giveUp))
 	defer cancel()
 	if err := generator.WaitAccepted(ctx, enough); err != nil {
+		o.early = true
 		return begin, fmt.Errorf("before the failure: %w", err)
 	}
 	pid, err := otelcol.ListenerPID(w.otlp)
