@@ -4,11 +4,8 @@ import (
 	"maps"
 	"os"
 	"runtime"
-	"strings"
-	"sync"
 
 	"github.com/google/uuid"
-	"github.com/shirou/gopsutil/v4/host"
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/service/hostcapabilities"
 	conventions "go.opentelemetry.io/otel/semconv/v1.40.0"
@@ -49,16 +46,6 @@ func (e *opampExtension) describe(uid uuid.UUID) session.Description {
 	}
 	return session.Description{Identifying: identifying, NonIdentifying: nonIdentifying}
 }
-
-// osDescription is for example "debian 12.5"; it does not change while the
-// process lives.
-var osDescription = sync.OnceValue(func() string {
-	platform, _, version, err := host.PlatformInformation()
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(platform + " " + version)
-})
 
 // components returns what the Collector was built with.
 func components(h component.Host) session.Components {

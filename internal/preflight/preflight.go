@@ -26,9 +26,10 @@ const (
 	// memoryLimit is the most memory a child may use, in bytes. The largest
 	// distributions were seen to need 90 MB.
 	memoryLimit = 512 << 20
-	// softMemoryLimit makes the child's garbage collector work harder before
-	// the limit kills it.
+	// softMemoryLimit and noCollection make the child's garbage collector work
+	// only when it comes near the limit: a dry run is over before.
 	softMemoryLimit = "GOMEMLIMIT=400MiB"
+	noCollection    = "GOGC=off"
 	// maxOutput is how much of the child's output is kept, in bytes: its head,
 	// where a panic names its cause, and its tail, where an error does.
 	maxOutput = 32 << 10
@@ -71,7 +72,7 @@ func Run(ctx context.Context, set Settings) Outcome {
 	limited, cancel := context.WithTimeout(ctx, set.Timeout)
 	defer cancel()
 	cmd := exec.CommandContext(limited, executable, append([]string{"validate"}, set.Args...)...) //nolint:gosec // our own executable and arguments
-	cmd.Env = append(os.Environ(), Env+"="+set.Candidate, softMemoryLimit)
+	cmd.Env = append(os.Environ(), Env+"="+set.Candidate, softMemoryLimit, noCollection)
 	out := &output{}
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.WaitDelay = reapDelay

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"testing"
@@ -42,6 +43,8 @@ type report struct {
 	Marker   bool
 	Children int
 	Again    bool // the file can be taken twice
+	GOGC     string
+	Percent  int
 }
 
 // told is what a played process was told to end with.
@@ -58,6 +61,8 @@ func play(part string) {
 		r.Kept = string(content)
 	}
 	if former {
+		r.GOGC = os.Getenv("GOGC")
+		r.Percent = debug.SetGCPercent(100)
 		r.Children = process.ChildCount()
 		r.Again = i.File("kept") != nil
 	}
@@ -128,7 +133,7 @@ func TestReexecKeepsPIDArgumentsAndFiles(t *testing.T) {
 			former, successor := next(t, out), next(t, out)
 			require.NoError(t, cmd.Wait())
 			assert.Equal(t, report{PID: cmd.Process.Pid, Args: []string{"one", "two"}}, former)
-			assert.Equal(t, report{PID: cmd.Process.Pid, Args: args, Former: true, Reason: "because", Kept: "content"}, successor,
+			assert.Equal(t, report{PID: cmd.Process.Pid, Args: args, Former: true, Reason: "because", Kept: "content", Percent: 100}, successor,
 				"and no child of the former self is left, nor a trace in the environment")
 		})
 	}
@@ -184,4 +189,15 @@ func TestChildrenOfTheEntrypointStay(t *testing.T) {
 	out := bufio.NewReader(pipe)
 	next(t, out)
 	assert.Equal(t, 1, next(t, out).Children)
+}
+
+// The user's own setting comes back.
+func TestGarbageIsCollectedAsBefore(t *testing.T) {
+	t.Setenv("GOGC", "42")
+	cmd, out := start(t, "same")
+	next(t, out)
+	successor := next(t, out)
+	require.NoError(t, cmd.Wait())
+	assert.Equal(t, "42", successor.GOGC)
+	assert.Equal(t, 42, successor.Percent)
 }
