@@ -114,6 +114,9 @@ func (p *provider) lease(ctx context.Context, at opampuri.URI) (*agent.ProviderL
 		}
 		guard.Become() // nothing has started yet
 	}
+	if !process.UnderCobra() {
+		p.log.Warn("The main of this program is no cobra command, as those that ocb generates are: a configuration that does not start ends the process, and the next start of the process goes back")
+	}
 	lease, err := agent.AcquireProvider(ctx, at.Name, at.StateDir, p.log)
 	if err != nil {
 		return nil, err

@@ -122,7 +122,11 @@ func (a *Agent) startTimer(e rollout.StartTimer) {
 		rollout.FatalTimer:  fatalTime,
 		rollout.StableTimer: a.settings.Rollout.TrialPeriod,
 	}
-	a.timers[e.ID] = a.after(durations[e.Timer], func() {
+	after := durations[e.Timer]
+	if e.Timer == rollout.ApplyTimer && a.serving != nil {
+		after += pauseTime(a.serving.failures) // the start is put off by as much
+	}
+	a.timers[e.ID] = a.after(after, func() {
 		delete(a.timers, e.ID)
 		a.step(rollout.TimerFired{ID: e.ID})
 	})

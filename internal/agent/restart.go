@@ -15,6 +15,7 @@ import (
 	"github.com/otelcol-opamp/otelcol-opamp/internal/console"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/guard"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/opampuri"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/failpoint"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/preflight"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/process"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/remoteconfig"
@@ -46,6 +47,9 @@ func init() { cobra.OnFinalize(finalize) }
 // finalize decides, for a Collector that has ended, whether the process may end
 // too. It replaces the process if an agent's configuration did not start.
 func finalize() {
+	if failpoint.Hit("agent.finalize") != nil {
+		return // as in a main that is no cobra command
+	}
 	if guard.Active() {
 		return // the Collector is another process
 	}
@@ -350,16 +354,21 @@ func (a *Agent) lookToLeaveSafeMode(entered string, since time.Time) {
 	})
 }
 
-// pause waits before a start that follows failed ones.
-func pause(ctx context.Context, failures int) error {
+// pauseTime is how long a start that follows failed ones is put off.
+func pauseTime(failures int) time.Duration {
 	if failures == 0 {
-		return nil
+		return 0
 	}
 	d := firstPause
 	for i := 1; i < failures && d < maxPause; i++ {
 		d *= 2
 	}
-	timer := time.NewTimer(min(d, maxPause))
+	return min(d, maxPause)
+}
+
+// pause waits before a start that follows failed ones.
+func pause(ctx context.Context, failures int) error {
+	timer := time.NewTimer(pauseTime(failures))
 	defer timer.Stop()
 	select {
 	case <-timer.C:

@@ -59,18 +59,34 @@ func readCrash(path string) ([]byte, error) {
 
 var (
 	crashLine = regexp.MustCompile(`(?m)^(?:panic: |fatal error: |\[signal SIG|unexpected fault address |SIG[A-Z]+: ).*`)
-	frameLine = regexp.MustCompile(`(?m)^((?:[\w.-]+/)*[\w.-]+\.\S+)\(.*\)$`)
+	// runningLine begins the goroutine that crashed; the others wait.
+	runningLine = regexp.MustCompile(`(?m)^goroutine \d+ .*\[running.*\]:$`)
+	// fatalCaller is the function that gave up; memoryFunction those that do so
+	// when the system gives no memory.
+	fatalCaller    = regexp.MustCompile(`(?m)^runtime\.(?:throw|fatal)\(.*\n.*\n(runtime\.[\w.()*]+)\(`)
+	memoryFunction = regexp.MustCompile(`^runtime\.(?:sys(?:Map|Used|Reserve|Alloc)\w*|persistentalloc\w*|\(\*mheap\)\.\w+)$`)
+	frameLine      = regexp.MustCompile(`(?m)^((?:[\w.-]+/)*[\w.-]+\.\S+)\(.*\)$`)
 )
 
 func crash(text string) string {
 	m := crashLine.FindStringIndex(text)
 	if m == nil {
-		return ""
+		// The runtime prints the message of a fatal error before it begins to
+		// write to the file.
+		if m = fatalCaller.FindStringSubmatchIndex(text); m == nil {
+			return ""
+		}
 	}
 	message := text[m[0]:m[1]]
+	if len(m) > 2 {
+		message = "fatal error in " + text[m[2]:m[3]]
+		if memoryFunction.MatchString(text[m[2]:m[3]]) {
+			message = "fatal error: out of memory"
+		}
+	}
 	first, _, _ := strings.Cut(text[m[1]:], "\n\ngoroutine ")
-	if _, rest, ok := strings.Cut(text[m[1]:], "\ngoroutine "); ok {
-		first, _, _ = strings.Cut(rest, "\n\n")
+	if at := runningLine.FindStringIndex(text); at != nil {
+		first, _, _ = strings.Cut(text[at[1]:], "\n\n")
 	}
 	var frames []string
 	for _, f := range frameLine.FindAllStringSubmatch(first, -1) {

@@ -60,6 +60,23 @@ func CallerPurpose() Purpose {
 	}
 }
 
+// UnderCobra reports whether the calling goroutine runs a cobra command, whose
+// finalizers are then called at its end.
+func UnderCobra() bool {
+	// 96 frames: cobra is some ten frames below Run, and that up to 64 above.
+	var pcs [96]uintptr
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs[:])])
+	for {
+		frame, more := frames.Next()
+		if strings.HasPrefix(frame.Function, "github.com/spf13/cobra.(*Command).") {
+			return true
+		}
+		if !more {
+			return false
+		}
+	}
+}
+
 // PurposeOf tells the purpose from the arguments of a process, for a library
 // whose functions have other names than the ones known here.
 func PurposeOf(args []string) Purpose {

@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/otelcol-opamp/otelcol-opamp/internal/failpoint"
 )
 
 // CanReexec reports whether [Reexec] can work on this system.
@@ -22,6 +24,9 @@ func closeOnExec(fd uintptr) { unix.CloseOnExec(int(fd)) }
 // off. From here on SIGTERM and SIGINT end the process, and SIGHUP is ignored
 // until the successor listens for it.
 func Reexec(s Successor) error {
+	if failpoint.Hit("process.reexec") != nil {
+		return ErrNoReexec // as on a system without execve
+	}
 	path, err := Executable()
 	if err != nil {
 		return fmt.Errorf("finding the executable to replace the process with: %w", err)

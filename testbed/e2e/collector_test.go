@@ -44,7 +44,14 @@ func (w *world) start(args []string, env ...string) *collector {
 	w.t.Helper()
 	path, err := binary()
 	require.NoError(w.t, err)
+	return w.startBinary(path, args, env...)
+}
+
+// startBinary is start for a program that becomes the Collector.
+func (w *world) startBinary(path string, args []string, env ...string) *collector {
+	w.t.Helper()
 	c := &collector{w: w, started: time.Now()}
+	var err error
 	c.Process, err = otelcol.Start(otelcol.Settings{Binary: path, Args: args, Env: env})
 	require.NoError(w.t, err)
 	w.t.Cleanup(func() {
@@ -226,4 +233,18 @@ func (c *collector) count(text string) int {
 		}
 	}
 	return n
+}
+
+// endedWithin reports whether the process ends by itself within a time, and with
+// which code.
+func (c *collector) endedWithin(d time.Duration) (code int, ended bool) {
+	c.w.t.Helper()
+	select {
+	case <-c.Exited():
+		code, err := c.Wait(patiently(c.w.t))
+		require.NoError(c.w.t, err)
+		return code, true
+	case <-time.After(d):
+		return 0, false
+	}
 }
