@@ -201,6 +201,8 @@ func hostEndedReason(a *Agent) string {
 	switch {
 	case c == nil:
 		return ""
+	case c.Phase == rollout.PhasePending, c.Phase == rollout.PhaseTriggered:
+		return "the Collector's log has the error"
 	case c.Phase == rollout.PhaseRetrieved:
 		return "the Collector could not create what it configures: an extension or the Collector's own telemetry; its log has the error"
 	default:

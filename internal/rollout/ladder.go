@@ -29,7 +29,7 @@ func (m *Machine) booted(e Booted) {
 			m.become(Applying, c.Ref, "resuming after a reboot of the machine")
 		default:
 			reason := "the process ended while this configuration was in trial (phase " + string(c.Phase) + ")"
-			m.verdict(join(reason, c.Evidence, e.Evidence))
+			m.verdict(RolledBackDied, join(reason, c.Evidence, e.Evidence))
 		}
 		return
 	}
@@ -89,7 +89,7 @@ func (m *Machine) evidence(e Evidence) {
 		return
 	}
 	if e.Fatal {
-		m.reject(e.Text, Restart{Reason: e.Text})
+		m.reject(RolledBackFatalError, e.Text, Restart{Reason: e.Text})
 		return
 	}
 	if c.Evidence == "" {
@@ -122,7 +122,7 @@ func (m *Machine) hostEnded(e HostEnded) {
 	case c != nil && (c.Phase == PhaseTriggered || c.Phase == PhasePending), m.retired:
 		reason = "the retiring configuration did not stop in order: " + reason // no verdict
 	case c != nil:
-		m.verdict(join(reason, c.Evidence))
+		m.verdict(RolledBackStart, join(reason, c.Evidence))
 	default:
 		m.fall(reason)
 	}
@@ -199,6 +199,7 @@ func (m *Machine) goneBack(e GoneBack) {
 	m.record.LastKnownGood = e.To
 	m.record.Ladder = Ladder{}
 	m.record.reject(Rejection{Ref: former, Reason: reason})
+	m.count(RolledBackOperator)
 	hash := m.record.Status.Hash // what the server sent last, which may have failed before
 	if hash == "" {
 		hash = former.Hash

@@ -31,7 +31,7 @@ func (m *Machine) begin(e Offered) {
 	if !m.record.LastKnownGood.IsZero() && e.Ref.Digest == m.record.LastKnownGood.Digest && m.served == m.record.LastKnownGood {
 		// It runs already, perhaps under another hash.
 		m.record.LastKnownGood, m.served = e.Ref, e.Ref
-		m.settleStatus(Status{Hash: e.Ref.Hash, State: StatusApplied})
+		m.settleStatus(OutcomeUnchanged, Status{Hash: e.Ref.Hash, State: StatusApplied})
 		return
 	}
 	if j, ok := m.record.rejected(e.Ref, e.Context); ok {
@@ -39,7 +39,7 @@ func (m *Machine) begin(e Offered) {
 		if j.Context == "" {
 			text = m.rolledBack(text)
 		}
-		m.settleStatus(Status{Hash: e.Ref.Hash, State: StatusFailed, Message: text})
+		m.settleStatus(OutcomeKnownBad, Status{Hash: e.Ref.Hash, State: StatusFailed, Message: text})
 		return
 	}
 	m.checking = e.Ref
@@ -49,10 +49,11 @@ func (m *Machine) begin(e Offered) {
 }
 
 // settleStatus persists and reports a final status, if it is news.
-func (m *Machine) settleStatus(s Status) {
+func (m *Machine) settleStatus(by Outcome, s Status) {
 	if m.record.Status == s {
 		return
 	}
+	m.count(by)
 	m.record.Status = s
 	m.persist(false)
 	m.do(Report{Status: s})
@@ -89,7 +90,11 @@ func (m *Machine) checked(e Checked) {
 		if !e.Transient {
 			m.record.reject(Rejection{Ref: e.Ref, Reason: e.Reason, Context: e.Context})
 		}
-		m.settleStatus(Status{Hash: e.Ref.Hash, State: StatusFailed, Message: e.Reason})
+		by := OutcomeRefused
+		if e.Transient {
+			by = OutcomeNotSaved
+		}
+		m.settleStatus(by, Status{Hash: e.Ref.Hash, State: StatusFailed, Message: e.Reason})
 		m.idle(e.Ref, e.Reason)
 	case m.safe:
 		// The local configuration comes back with the candidate: only a
@@ -115,16 +120,17 @@ func (m *Machine) checked(e Checked) {
 
 // reject gives the candidate up after it was triggered and goes back to the
 // last known good; how says how the host gets there, if it must be told.
-func (m *Machine) reject(reason string, how ...Effect) {
+func (m *Machine) reject(by Outcome, reason string, how ...Effect) {
 	ref := m.record.Candidate.Ref
-	m.verdict(reason, how...)
+	m.verdict(by, reason, how...)
 	m.await(DrainTimer)
 	m.become(RollingBack, ref, reason)
 }
 
 // verdict persists and reports that the candidate failed; between the two it
 // does what gets the host back.
-func (m *Machine) verdict(reason string, between ...Effect) {
+func (m *Machine) verdict(by Outcome, reason string, between ...Effect) {
+	m.count(by)
 	ref := m.record.Candidate.Ref
 	m.record.Candidate = nil
 	m.record.reject(Rejection{Ref: ref, Reason: reason})
@@ -159,6 +165,7 @@ func (m *Machine) persistFailed(e PersistFailed) {
 func (m *Machine) abandon(reason string) {
 	ref := m.record.Candidate.Ref
 	m.record.Candidate = nil
+	m.count(OutcomeNotSaved)
 	text := m.rolledBack(reason)
 	m.record.Status = Status{Hash: ref.Hash, State: StatusFailed, Message: text}
 	m.persist(false) // once it is possible, so that the next process knows too

@@ -1,6 +1,7 @@
 package rollout
 
 import (
+	"maps"
 	"slices"
 
 	"github.com/otelcol-opamp/otelcol-opamp/internal/remoteconfig"
@@ -102,7 +103,31 @@ type Record struct {
 	Rejected []Rejection `json:"rejected,omitempty"`
 	// Status is what the server was told last.
 	Status Status `json:"status"`
+	// Counts are how often offers had each outcome, since the folder was made:
+	// most rollbacks end the process that counts them.
+	Counts map[Outcome]uint64 `json:"counts,omitempty"`
 }
+
+// Outcome is what became of an offer, and why.
+type Outcome string
+
+// The outcomes. Those of configurations that were rolled back say by what they
+// failed.
+const (
+	OutcomeApplied   Outcome = "applied"
+	OutcomeUnchanged Outcome = "unchanged" // it ran already, perhaps under another hash
+	OutcomeRefused   Outcome = "refused"   // by the dry run, or before it
+	OutcomeKnownBad  Outcome = "known bad" // it was rejected before
+	OutcomeNotSaved  Outcome = "not saved" // the disk
+
+	RolledBackPermanentError Outcome = "rolled back: permanent error"
+	RolledBackFatalError     Outcome = "rolled back: fatal error"
+	RolledBackStart          Outcome = "rolled back: start"
+	RolledBackHang           Outcome = "rolled back: hang"
+	RolledBackDied           Outcome = "rolled back: died"
+	RolledBackPartialReload  Outcome = "rolled back: partial reload"
+	RolledBackOperator       Outcome = "rolled back: operator"
+)
 
 // triesPerRung is how often the last known good is started before the process
 // goes down: once more after a pause, since ports and backends come back.
@@ -165,6 +190,7 @@ func (r Record) clone() Record {
 	}
 	r.Earlier = slices.Clone(r.Earlier)
 	r.Rejected = slices.Clone(r.Rejected)
+	r.Counts = maps.Clone(r.Counts)
 	return r
 }
 

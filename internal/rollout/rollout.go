@@ -208,6 +208,13 @@ func (m *Machine) do(e Effect) { m.effects = append(m.effects, e) }
 
 func (m *Machine) persist(must bool) { m.do(Persist{Record: m.record.clone(), Must: must}) }
 
+func (m *Machine) count(o Outcome) {
+	if m.record.Counts == nil {
+		m.record.Counts = map[Outcome]uint64{}
+	}
+	m.record.Counts[o]++
+}
+
 // report tells the server, unless it knows.
 func (m *Machine) report(s Status) {
 	if m.record.Status != s {

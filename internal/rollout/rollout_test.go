@@ -2,6 +2,8 @@ package rollout_test
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 
@@ -168,6 +170,10 @@ func (e *env) command(t *testing.T, d *datadriven.TestData) string {
 		e.boot()
 	case "stop": // stop [not-coming-up]
 		e.step(rollout.Stopping{NotComingUp: d.HasArg("not-coming-up")})
+	case "counts": // what became of the offers
+		for _, o := range slices.Sorted(maps.Keys(e.m.Record().Counts)) {
+			fmt.Fprintf(&e.out, "%s: %d\n", o, e.m.Record().Counts[o])
+		}
 	case "status": // what the next session states at first
 		status := e.m.Record().Status
 		fmt.Fprintf(&e.out, "%q %s\n", status.State, strings.ToUpper(status.Hash))

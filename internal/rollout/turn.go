@@ -100,7 +100,7 @@ func (m *Machine) becomeReady(e Ready) {
 	case Applying:
 		m.record.Candidate.Phase = PhaseReady
 		if reason, ok := m.unhealthy(); ok {
-			m.reject(reason, Trigger{})
+			m.reject(RolledBackPermanentError, reason, Trigger{})
 			return
 		}
 		m.become(Trial, m.record.Candidate.Ref, "")
@@ -171,7 +171,7 @@ func (m *Machine) notReady(e NotReady) {
 		if !ok {
 			reason = "the Collector could not exchange its receivers in place"
 		}
-		m.reject(reason) // the host reloads by itself
+		m.reject(RolledBackPartialReload, reason) // the host reloads by itself
 	}
 }
 
@@ -204,16 +204,16 @@ func (m *Machine) componentStatus(e ComponentStatus) {
 		// It is the retiring service that fails.
 	case m.state == Applying && e.State == ComponentFatal:
 		// The host is stuck on its own status lock (core issue 12495).
-		m.reject(reason, Restart{Reason: reason})
+		m.reject(RolledBackFatalError, reason, Restart{Reason: reason})
 	case m.state == Applying && c.Evidence == "":
 		c.Evidence = reason
 		m.persist(false)
 	case m.state == Trial && e.State == ComponentFatal:
 		// The host ends by itself, unless it deadlocks.
-		m.reject(reason)
+		m.reject(RolledBackFatalError, reason)
 		m.await(FatalTimer)
 	case m.state == Trial:
-		m.reject(reason, Trigger{})
+		m.reject(RolledBackPermanentError, reason, Trigger{})
 	}
 	m.trySettle()
 }
@@ -257,6 +257,7 @@ func (m *Machine) timeout() {
 	case Trial:
 		applied := m.record.Candidate.Ref
 		m.record.promote()
+		m.count(OutcomeApplied)
 		m.record.Status = Status{Hash: applied.Hash, State: StatusApplied}
 		m.persist(false)
 		m.do(Report{Status: m.record.Status})
@@ -270,7 +271,7 @@ func (m *Machine) timeout() {
 		if m.record.Candidate.Evidence != "" {
 			reason += "; before that: " + m.record.Candidate.Evidence
 		}
-		m.reject(reason, Restart{Reason: reason})
+		m.reject(RolledBackHang, reason, Restart{Reason: reason})
 	case RollingBack:
 		reasons := map[Timer]string{
 			DrainTimer: "the rejected configuration did not stop within drain_timeout",
