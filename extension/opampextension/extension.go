@@ -2,9 +2,11 @@ package opampextension
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"sync/atomic"
+	"time"
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/component/componentstatus"
@@ -12,6 +14,7 @@ import (
 	"go.opentelemetry.io/collector/extension/extensioncapabilities"
 	"go.uber.org/zap"
 
+	"github.com/otelcol-opamp/otelcol-opamp/extension/opampextension/internal/metadata"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/agent"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/effectiveconfig"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/session"
@@ -27,6 +30,8 @@ type opampExtension struct {
 	lease atomic.Pointer[agent.ExtensionLease]
 	// stopped: Shutdown was called after Start.
 	stopped atomic.Bool
+	// telemetry is nil before Start.
+	telemetry *metadata.TelemetryBuilder
 }
 
 var (
@@ -58,9 +63,20 @@ func (e *opampExtension) Start(ctx context.Context, host component.Host) error {
 	if e.cfg.Capabilities.AcceptsRestartCommand {
 		e.set.Logger.Warn("`capabilities::accepts_restart_command` is not implemented yet and not announced")
 	}
+	if e.telemetry, err = metadata.NewTelemetryBuilder(e.set.TelemetrySettings); err != nil {
+		return fmt.Errorf("creating the metrics of this extension: %w", err)
+	}
+	set.Applied = func(took time.Duration) {
+		e.telemetry.OpampApplyDuration.Record(context.Background(), took.Seconds())
+	}
 	lease, err := agent.AcquireExtension(ctx, e.set.ID.Name(), set)
 	if err != nil {
+		e.telemetry.Shutdown()
 		return fmt.Errorf("starting the OpAMP agent: %w", err)
+	}
+	if err := observe(e.telemetry, lease); err != nil {
+		e.telemetry.Shutdown()
+		return errors.Join(fmt.Errorf("registering the metrics of this extension: %w", err), lease.Release(ctx))
 	}
 	e.lease.Store(lease)
 	return nil
@@ -144,6 +160,7 @@ func (e *opampExtension) Shutdown(ctx context.Context) error {
 		return nil
 	}
 	e.stopped.Store(true)
+	e.telemetry.Shutdown()
 	// The host has no use for an error: it would report this extension as
 	// failed although the process, or the next generation, goes on.
 	if err := lease.Release(ctx); err != nil {

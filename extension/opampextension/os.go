@@ -12,7 +12,7 @@ import (
 // process lives.
 var osDescription = sync.OnceValue(func() string {
 	for _, path := range []string{"/etc/os-release", "/usr/lib/os-release"} {
-		if data, err := os.ReadFile(path); err == nil {
+		if data, err := os.ReadFile(path); err == nil { //nolint:gosec // one of two fixed paths
 			return osRelease(string(data), "/etc/debian_version")
 		}
 	}
@@ -36,7 +36,7 @@ func osRelease(text, debianVersion string) string {
 	}
 	id, version := fields["ID"], fields["VERSION_ID"]
 	if id == "debian" {
-		if data, err := os.ReadFile(debianVersion); err == nil {
+		if data, err := os.ReadFile(debianVersion); err == nil { //nolint:gosec // a fixed path, but in tests
 			version = strings.TrimSpace(string(data))
 		}
 	}

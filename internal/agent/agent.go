@@ -96,6 +96,10 @@ type Agent struct {
 	// signals holds what told the process to end.
 	signals chan os.Signal
 
+	// figures are what metrics are read from, and counters what sessions count.
+	figures  atomic.Pointer[Metrics]
+	counters session.Counters
+
 	// newest is the newest offer that the goroutine has not seen yet.
 	newest atomic.Pointer[remoteconfig.Offer]
 
@@ -113,9 +117,13 @@ type Agent struct {
 	stale     bool       // the state file is out of date
 	deaf      bool       // requests of an operator are not looked at any more
 	began     time.Time  // when the process did
-	required  []string   // extensions that a remote configuration cannot remove
-	offers    map[string]remoteconfig.Offer
-	scrubber  *scrub.Scrubber
+
+	checkedAt   time.Time // when the dry run of the latest offer began
+	lastApplied time.Time
+	writeErrors uint64
+	required    []string // extensions that a remote configuration cannot remove
+	offers      map[string]remoteconfig.Offer
+	scrubber    *scrub.Scrubber
 
 	provider  *ProviderLease // nil without a provider
 	released  bool           // the provider was shut down: the process ends in order

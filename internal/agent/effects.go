@@ -30,9 +30,11 @@ func (a *Agent) step(event rollout.Event) {
 			continue
 		}
 		a.perform(effect)
+		a.took(effect)
 	}
 	a.afterStep()
 	a.showState()
+	a.publish()
 }
 
 // hit lets a test stop the process before an effect.
@@ -54,6 +56,7 @@ func (a *Agent) persist(p rollout.Persist) error {
 		}
 		return nil
 	}
+	a.writeErrors++
 	if p.Must {
 		return err
 	}

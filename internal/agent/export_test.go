@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/otelcol-opamp/otelcol-opamp/internal/preflight"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/remoteconfig"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/rollout"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/statedir"
 )
@@ -94,4 +95,14 @@ func UID(path string) (id uuid.UUID, err error) {
 	}
 	defer func() { err = errors.Join(err, dir.Close()) }()
 	return (&store{dir}).uid(newUID)
+}
+
+// SaveBody saves the body of a configuration in the folder at path.
+func SaveBody(path string, offer remoteconfig.Offer) (err error) {
+	dir, err := statedir.Open(path, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, dir.Close()) }()
+	return (&store{dir}).saveBody(offer)
 }

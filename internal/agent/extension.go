@@ -49,7 +49,11 @@ type ExtensionSettings struct {
 	AcceptsRemoteConfig bool
 	Rollout             Rollout
 	View                effectiveconfig.View
-	Log                 *zap.Logger
+	// Applied is told how long it took from the begin of an offer's dry run until
+	// it was applied, trial included. It may be nil, is called by the agent's
+	// goroutine and must not wait.
+	Applied func(time.Duration)
+	Log     *zap.Logger
 }
 
 // ExtensionLease is an extension instance's hold on an agent. Its methods are
@@ -309,6 +313,7 @@ func (a *Agent) startSession() error {
 	set.Capabilities.RemoteConfig = a.remoteConfigOff() == ""
 	set.Authorize = func(r session.Request) (http.Header, error) { return (*a.authorize.Load())(r) }
 	set.Callback = a.callbacks()
+	set.Counters = &a.counters
 	s, err := session.Start(a.working, set)
 	if err != nil {
 		return fmt.Errorf("starting the OpAMP session: %w", err)

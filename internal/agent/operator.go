@@ -95,6 +95,7 @@ func (a *Agent) openToOperators() {
 	var former stateFile
 	if data, err := a.store.dir.ReadText(stateName); err == nil && json.Unmarshal(data, &former) == nil {
 		a.history = former.History
+		a.lastApplied = lastAppliedIn(a.history)
 	}
 	a.note("process started", remoteconfig.Ref{}, "")
 	if err := a.store.dir.MakeFolder(requestsName); err != nil {

@@ -13,9 +13,9 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/otelcol-opamp/otelcol-opamp/internal/console"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/failpoint"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/guard"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/opampuri"
-	"github.com/otelcol-opamp/otelcol-opamp/internal/failpoint"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/preflight"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/process"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/remoteconfig"

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"sync/atomic"
@@ -36,13 +37,18 @@ const (
 type Session struct {
 	client    client.OpAMPClient
 	transport *http.Transport // nil for WebSocket
+	counters  *Counters
+	uncount   func()
 	effective atomic.Pointer[protobufs.EffectiveConfig]
 }
 
 // Start starts a session and returns before it is connected; the client tries
 // for ever. The caller must Stop it.
 func Start(ctx context.Context, set Settings) (*Session, error) {
-	s := &Session{}
+	if set.Counters == nil {
+		set.Counters = &Counters{}
+	}
+	s := &Session{counters: set.Counters, uncount: func() {}}
 	log := clientLogger{set.Log}
 	if set.Transport == HTTP {
 		c := client.NewHTTP(log)
@@ -70,6 +76,13 @@ func Start(ctx context.Context, set Settings) (*Session, error) {
 	if set.Transport == HTTP {
 		interval = set.PollingInterval
 		s.transport = &http.Transport{
+			DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+				conn, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+				if err != nil {
+					return nil, err
+				}
+				return counted{conn, set.Counters}, nil
+			},
 			Proxy:               http.ProxyFromEnvironment,
 			TLSClientConfig:     set.TLS,
 			TLSHandshakeTimeout: requestTimeout,
@@ -86,7 +99,11 @@ func Start(ctx context.Context, set Settings) (*Session, error) {
 	if set.Authorize != nil && set.Transport != HTTP {
 		start.HeaderFunc = headerFunc(set)
 	}
+	if set.Transport != HTTP {
+		s.uncount = countDials(set.Endpoint, set.Counters)
+	}
 	if err := s.client.Start(ctx, start); err != nil {
+		s.uncount()
 		return nil, fmt.Errorf("starting the OpAMP client for %q: %w", set.Endpoint, err)
 	}
 	return s, nil
@@ -113,12 +130,21 @@ func (s *Session) setInitial(set Settings) error {
 
 func (s *Session) callbacks(set Settings) types.Callbacks {
 	return types.Callbacks{
-		OnConnect:       func(context.Context) { set.Callback.Connected() },
-		OnConnectFailed: func(_ context.Context, err error) { set.Callback.ConnectFailed(err) },
+		OnConnect: func(context.Context) {
+			if set.Counters.Connected.Swap(1) == 0 || set.Transport != HTTP {
+				set.Counters.Connections.Add(1)
+			}
+			set.Callback.Connected()
+		},
+		OnConnectFailed: func(_ context.Context, err error) {
+			set.Counters.Connected.Store(0)
+			set.Callback.ConnectFailed(err)
+		},
 		OnError: func(_ context.Context, err *protobufs.ServerErrorResponse) {
 			set.Callback.ServerError(err.GetType().String(), err.GetErrorMessage())
 		},
 		OnMessage: func(_ context.Context, m *types.MessageData) {
+			set.Counters.MessagesReceived.Add(1)
 			if m.RemoteConfig != nil && set.Capabilities.RemoteConfig {
 				set.Callback.Offered(offer(m.RemoteConfig))
 			}
@@ -138,6 +164,8 @@ func (s *Session) callbacks(set Settings) types.Callbacks {
 // goroutines until ctx ends. The session must not be used afterwards.
 func (s *Session) Stop(ctx context.Context) error {
 	err := s.client.Stop(ctx)
+	s.uncount()
+	s.counters.Connected.Store(0)
 	if s.transport != nil {
 		s.transport.CloseIdleConnections()
 	}
@@ -149,15 +177,27 @@ func (s *Session) Stop(ctx context.Context) error {
 
 // SetDescription reports who the agent is.
 func (s *Session) SetDescription(d Description) error {
+	s.report()
 	return s.client.SetAgentDescription(d.protobuf())
 }
 
 // SetHealth reports health. The protocol wants it only when it changed; the
 // caller compares.
-func (s *Session) SetHealth(h health.Node) error { return s.client.SetHealth(protobufHealth(h)) }
+func (s *Session) SetHealth(h health.Node) error {
+	s.report()
+	return s.client.SetHealth(protobufHealth(h))
+}
+
+// report counts a report; over HTTP requests are counted instead.
+func (s *Session) report() {
+	if s.transport == nil {
+		s.counters.MessagesSent.Add(1)
+	}
+}
 
 // SetRemoteConfigStatus reports the state of an offer.
 func (s *Session) SetRemoteConfigStatus(status RemoteConfigStatus) error {
+	s.report()
 	return s.client.SetRemoteConfigStatus(status.protobuf())
 }
 
@@ -165,6 +205,7 @@ func (s *Session) SetRemoteConfigStatus(status RemoteConfigStatus) error {
 // with what was reported before.
 func (s *Session) SetEffectiveConfig(ctx context.Context, yaml []byte) error {
 	s.storeEffective(yaml)
+	s.report()
 	return s.client.UpdateEffectiveConfig(ctx)
 }
 
@@ -241,6 +282,7 @@ type authorizing struct {
 
 // RoundTrip implements [http.RoundTripper].
 func (t authorizing) RoundTrip(r *http.Request) (*http.Response, error) {
+	t.set.Counters.MessagesSent.Add(1)
 	if t.set.Authorize == nil {
 		return t.next.RoundTrip(r)
 	}

@@ -41,6 +41,9 @@ type Settings struct {
 	// Initial is what the first message reports.
 	Initial  State
 	Callback Callbacks
+	// Counters are counted up; they may be those of an earlier session. Nil
+	// counts nothing.
+	Counters *Counters
 	Log      Logger
 }
 

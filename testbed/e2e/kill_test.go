@@ -45,10 +45,10 @@ func killPoints() map[string]int {
 // Wherever SIGKILL meets a process, the next one runs the candidate in trial, the
 // last known good, or what is local; and the server is told which.
 func TestKilledAtEveryStep(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("takes long")
 	}
-	t.Parallel()
 	times := 3
 	if slow() {
 		times = 1

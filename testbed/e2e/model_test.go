@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -77,10 +78,10 @@ func (m *model) markOf(text string) string {
 // restarts, signals, disks that fail and servers that are away, in any order. After
 // each offer a model of what is promised says what may run and what may be told.
 func TestModel(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("takes long")
 	}
-	t.Parallel()
 	models, steps := 4, 12
 	if slow() {
 		models = 2
@@ -89,7 +90,7 @@ func TestModel(t *testing.T) {
 	seed := uint64(number(t, seedVariable, 20261122))
 	t.Logf("%d sequences (%s) of %d steps (%s), seed %d (%s)", models, modelsVariable, steps, stepsVariable, seed, seedVariable)
 	for i := range models {
-		t.Run(fmt.Sprint(i), func(t *testing.T) {
+		t.Run(strconv.Itoa(i), func(t *testing.T) {
 			t.Parallel()
 			live(t, rand.New(rand.NewPCG(seed, uint64(i))), steps)
 		})

@@ -1,0 +1,87 @@
+package agent
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/otelcol-opamp/otelcol-opamp/internal/remoteconfig"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/rollout"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/session"
+)
+
+// Metrics are an agent's figures at one moment. They outlive reloads, and the
+// counts of outcomes also the process.
+type Metrics struct {
+	Session *session.Counters // live
+	// Outcomes counts what became of offers.
+	Outcomes map[rollout.Outcome]uint64
+	// Applied is whether the latest offer was applied; false while it is worked
+	// on. LastApplied is when one was; zero if none ever was.
+	Applied     bool
+	LastApplied time.Time
+	// Running is what the Collector was given, Received what the server was told
+	// of last.
+	Running  remoteconfig.Ref
+	Received string // the server's hash in hexadecimal; empty if none came
+	// Rung and FailedStarts say how deep the process has fallen.
+	Rung         rollout.Rung
+	FailedStarts int
+	// WriteErrors counts failures to save the rollout's record.
+	WriteErrors uint64
+}
+
+// Metrics returns the agent's figures. It never waits, whatever the agent does.
+// The caller must not modify the maps.
+func (e *ExtensionLease) Metrics() Metrics {
+	if m := e.agent.figures.Load(); m != nil {
+		return *m
+	}
+	return Metrics{Session: &e.agent.counters}
+}
+
+// publish makes the figures of the moment readable.
+func (a *Agent) publish() {
+	r := a.machine.Record()
+	rung, _ := a.machine.Rung()
+	a.figures.Store(&Metrics{
+		Session:      &a.counters,
+		Outcomes:     maps.Clone(r.Counts),
+		Applied:      r.Status.State == rollout.StatusApplied,
+		LastApplied:  a.lastApplied,
+		Running:      a.machine.Running(),
+		Received:     r.Status.Hash,
+		Rung:         rung,
+		FailedStarts: r.Ladder.Failures,
+		WriteErrors:  a.writeErrors,
+	})
+}
+
+// took takes note of an offer's way: when its dry run began, and when it was
+// applied.
+func (a *Agent) took(effect rollout.Effect) {
+	switch e := effect.(type) {
+	case rollout.Check:
+		a.checkedAt = time.Now()
+	case rollout.Report:
+		if e.Status.State != rollout.StatusApplied {
+			return
+		}
+		a.lastApplied = time.Now()
+		if !a.checkedAt.IsZero() && a.settings.Applied != nil {
+			a.settings.Applied(a.lastApplied.Sub(a.checkedAt))
+		}
+		a.checkedAt = time.Time{}
+	}
+}
+
+// lastAppliedIn returns when a configuration was applied, as far as the history
+// tells.
+func lastAppliedIn(history []happened) time.Time {
+	for _, h := range slices.Backward(history) {
+		if h.What == "status "+string(rollout.StatusApplied) {
+			return h.At
+		}
+	}
+	return time.Time{}
+}
