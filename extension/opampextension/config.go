@@ -33,6 +33,10 @@ type Config struct {
 	// InstanceUID is a UUID, or a ULID of 26 characters. (default = the one in
 	// the state folder, or a new one)
 	InstanceUID string `mapstructure:"instance_uid"`
+	// RequestInstanceUID asks the server for an instance UID if none is configured
+	// and none is in the state folder. Until it answers, one that is made here is
+	// used. (default = false)
+	RequestInstanceUID bool `mapstructure:"request_instance_uid"`
 
 	// Capabilities are what is announced to the server.
 	Capabilities CapabilitiesConfig `mapstructure:"capabilities"`

@@ -61,7 +61,9 @@ func (e *opampExtension) Start(ctx context.Context, host component.Host) error {
 		return err
 	}
 	if e.cfg.Capabilities.AcceptsRestartCommand {
-		e.set.Logger.Warn("`capabilities::accepts_restart_command` is not implemented yet and not announced")
+		set.Restart = func() {
+			componentstatus.ReportStatus(host, componentstatus.NewFatalErrorEvent(errRestart))
+		}
 	}
 	if e.telemetry, err = metadata.NewTelemetryBuilder(e.set.TelemetrySettings); err != nil {
 		return fmt.Errorf("creating the metrics of this extension: %w", err)
@@ -81,6 +83,10 @@ func (e *opampExtension) Start(ctx context.Context, host component.Host) error {
 	e.lease.Store(lease)
 	return nil
 }
+
+// errRestart ends the Collector in order: nothing else that a component may do
+// does.
+var errRestart = errors.New("restarting: the OpAMP server wants it")
 
 func (e *opampExtension) settings(ctx context.Context, host component.Host) (agent.ExtensionSettings, error) {
 	connection := e.cfg.Server.connection()
@@ -119,11 +125,13 @@ func (e *opampExtension) settings(ctx context.Context, host component.Host) (age
 				Health:              capabilities.ReportsHealth,
 				AvailableComponents: capabilities.ReportsAvailableComponents,
 				Heartbeat:           capabilities.ReportsHeartbeat,
+				Restart:             capabilities.AcceptsRestartCommand,
 			},
 		},
 		SameSession:         sameSession{*e.cfg.Server, capabilities, e.cfg.InstanceUID},
 		Authorize:           authorize,
 		InstanceUID:         uid,
+		RequestUID:          e.cfg.RequestInstanceUID,
 		Describe:            e.describe,
 		Components:          components(host),
 		AcceptsRemoteConfig: capabilities.AcceptsRemoteConfig,

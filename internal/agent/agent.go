@@ -142,12 +142,15 @@ type Agent struct {
 	extension *ExtensionLease // nil between two instances
 	settings  ExtensionSettings
 	session   *session.Session
-	switching bool // the former session is being stopped
+	switching bool      // the former session is being stopped
+	givenUID  uuid.UUID // by the server, in this process; zero if none was
+	restarts  restarting
 	snapshot  effectiveconfig.Snapshot
 	instance  uint64 // the machine's instance that snapshot and running belong to
 	ready     bool
 	started   time.Time
 	tree      *health.Tree
+	lookAgain bool // the health will be looked at again
 	reported  session.State
 }
 
@@ -321,9 +324,12 @@ func (a *Agent) close(ctx context.Context) error {
 	if a.store != nil {
 		err = errors.Join(err, a.store.dir.Close())
 	}
+	if a.restarts == restartOrdered {
+		a.fatal = restartReason
+	}
 	if a.fatal != "" && a.told == nil {
 		registry.mu.Lock()
-		registry.fatal = &ended{signals: a.signals, reason: a.fatal, replace: a.machine.State() == rollout.RollingBack}
+		registry.fatal = &ended{signals: a.signals, reason: a.fatal, replace: a.restarts == restartOrdered || a.machine.State() == rollout.RollingBack}
 		registry.mu.Unlock()
 	}
 	return err

@@ -44,6 +44,13 @@ type ExtensionSettings struct {
 	// Describe returns who the agent with the given UID is.
 	Describe   func(uuid.UUID) session.Description
 	Components session.Components
+	// RequestUID asks the server for an instance UID, if none is configured or
+	// saved.
+	RequestUID bool
+	// Restart makes the host end in order, as if a component had failed for good;
+	// the process is then replaced. Nil if the server may not ask for that. It may
+	// block, and is called by a goroutine of its own.
+	Restart func()
 	// AcceptsRemoteConfig is the user's consent; an opamp: URI and a usable
 	// state folder are needed besides.
 	AcceptsRemoteConfig bool
@@ -137,6 +144,9 @@ func (e *ExtensionLease) Ready() {
 		a.reportEffective()
 		a.saveSafeMode()
 		a.reportHealth(true)
+		if a.restarts == restartWanted {
+			a.restartCommanded()
+		}
 	})
 }
 
@@ -152,6 +162,9 @@ func (e *ExtensionLease) NotReady() {
 // its lock.
 func (e *ExtensionLease) ComponentStatus(source *componentstatus.InstanceID, event *componentstatus.Event) {
 	e.post(func(a *Agent) {
+		if a.restarts == restartOrdered && source.ComponentID().String() == a.settings.ID {
+			return // it is how the host was told to end
+		}
 		a.tree.Record(source, event)
 		state, ok := componentState(event.Status())
 		if !ok {
@@ -314,23 +327,11 @@ func (a *Agent) startSession() error {
 	set.Authorize = func(r session.Request) (http.Header, error) { return (*a.authorize.Load())(r) }
 	set.Callback = a.callbacks()
 	set.Counters = &a.counters
+	set.RequestInstanceUID = a.requestingUID()
 	s, err := session.Start(a.working, set)
 	if err != nil {
 		return fmt.Errorf("starting the OpAMP session: %w", err)
 	}
 	a.session = s
 	return nil
-}
-
-func (a *Agent) uid() (uuid.UUID, error) {
-	if a.settings.InstanceUID != uuid.Nil {
-		return a.settings.InstanceUID, nil
-	}
-	if a.savedUID != uuid.Nil {
-		return a.savedUID, nil
-	}
-	if a.store == nil {
-		return processUID(a.name), nil
-	}
-	return a.store.uid(func() uuid.UUID { return processUID(a.name) })
 }

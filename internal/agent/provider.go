@@ -161,7 +161,7 @@ func (p *ProviderLease) Release(ctx context.Context) error {
 		a := p.agent
 		fatal := false
 		p.err = a.call(ctx, func() {
-			a.watch, a.released, fatal = nil, true, a.fatal != ""
+			a.watch, a.released, fatal = nil, true, a.fatal != "" || a.restarts == restartOrdered
 			if told := a.told; told != nil {
 				// What hangs while it stops must not keep the process for ever.
 				time.AfterFunc(a.settings.Rollout.DrainTimeout, func() { process.Die(told) })

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"go.opentelemetry.io/collector/component/componentstatus"
 	"go.opentelemetry.io/collector/pipeline"
@@ -40,6 +41,8 @@ func (a *Agent) callbacks() session.Callbacks {
 		ServerError: func(kind, message string) {
 			a.log.Load().Error("OpAMP server returned an error response", zap.String("type", kind), zap.String("message", message))
 		},
+		Restart:    func() { a.queue.post(a.restartCommanded) },
+		Identified: func(uid [16]byte) { a.queue.post(func() { a.identified(uid) }) },
 		Offered: func(offer remoteconfig.Offer) {
 			if a.newest.Swap(&offer) == nil {
 				a.queue.post(a.offered)
@@ -158,7 +161,16 @@ func (a *Agent) healthNode() health.Node {
 	if !a.ready {
 		return health.Node{Status: "StatusStarting"}
 	}
-	root := a.scrubHealth(a.tree.Root(a.started))
+	now := time.Now()
+	tree, again := a.tree.Root(a.started, now)
+	if !again.IsZero() && !a.lookAgain {
+		a.lookAgain = true
+		a.after(again.Sub(now), func() {
+			a.lookAgain = false
+			a.reportHealth(false)
+		})
+	}
+	root := a.scrubHealth(tree)
 	var notes []string
 	if root.Healthy && !a.hasPipelines() {
 		notes = append(notes, "waiting for configuration")

@@ -214,7 +214,7 @@ func hostEndedReason(a *Agent) string {
 type ended struct {
 	signals <-chan os.Signal
 	reason  string
-	replace bool // a candidate was to blame: run the last known good
+	replace bool // a candidate was to blame, or the server wants a restart
 }
 
 // told returns what told the process to end; nil if nothing did.
@@ -241,6 +241,43 @@ func (e *ended) end() {
 	// of a job.
 	os.Exit(1) //nolint:forbidigo // this is the end of the process
 }
+
+// restarting is how far a restart that the server wants has come.
+type restarting string
+
+const (
+	restartNone    restarting = ""
+	restartWanted  restarting = "wanted"  // until the service is ready
+	restartOrdered restarting = "ordered" // the host has been told
+)
+
+// restartCommanded restarts the Collector because the server wants it: the host
+// ends in order, and the process is replaced. A service that is just starting is
+// waited for: ending it then leaves the host deadlocked (core issue 12495).
+func (a *Agent) restartCommanded() {
+	if a.settings.Restart == nil || a.restarts == restartOrdered {
+		return
+	}
+	if !a.ready || a.extension == nil {
+		a.restarts = restartWanted
+		return
+	}
+	a.restarts = restartOrdered
+	a.log.Load().Info("The server wants the Collector to be restarted")
+	a.note("restart command", remoteconfig.Ref{}, "")
+	a.showState()
+	a.work.Go(a.settings.Restart)
+	a.after(stopGrace, func() {
+		if a.released {
+			return
+		}
+		a.log.Load().Warn("The Collector does not end by itself for a restart")
+		a.step(a.stopping())
+		a.restart(rollout.Restart{Reason: restartReason})
+	})
+}
+
+const restartReason = "the server's restart command"
 
 // lockFile names the lock of the state folder of the agent called name among the
 // files that are handed over to a successor.

@@ -339,6 +339,8 @@ func validUID(data []byte) error {
 	return nil
 }
 
+func (s *store) saveUID(id uuid.UUID) error { return s.write(uidName, []byte(id.String())) }
+
 // uid returns the instance UID that was saved, or saves made.
 func (s *store) uid(made func() uuid.UUID) (uuid.UUID, error) {
 	id, err := s.savedUID()
@@ -350,7 +352,7 @@ func (s *store) uid(made func() uuid.UUID) (uuid.UUID, error) {
 		return id, err
 	}
 	s.aside(uidName, err)
-	return id, s.write(uidName, []byte(id.String()))
+	return id, s.saveUID(id)
 }
 
 // required returns the names of the extensions without which this one does not

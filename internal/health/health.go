@@ -29,22 +29,43 @@ type Node struct {
 	Parts map[string]Node
 }
 
+// Damping is how long a recoverable error must last before it is shown (design,
+// section 5): a retry that succeeds is no news.
+const Damping = time.Second
+
 // Tree collects the status events of one generation of the service. It is not
 // safe for concurrent use.
 type Tree struct {
 	latest  map[componentstatus.InstanceID]*componentstatus.Event
 	started map[string]time.Time
+	// damped are the components with a recoverable error, and what they were
+	// before.
+	damped map[componentstatus.InstanceID]damped
+}
+
+type damped struct {
+	since  time.Time
+	before *componentstatus.Event
 }
 
 // NewTree returns a Tree that knows no component yet.
 func NewTree() *Tree {
-	return &Tree{latest: map[componentstatus.InstanceID]*componentstatus.Event{}, started: map[string]time.Time{}}
+	return &Tree{
+		latest:  map[componentstatus.InstanceID]*componentstatus.Event{},
+		started: map[string]time.Time{},
+		damped:  map[componentstatus.InstanceID]damped{},
+	}
 }
 
 // Record takes an event. A component that stopped is no part of the tree any
 // more. The arguments are kept; they are immutable.
 func (t *Tree) Record(source *componentstatus.InstanceID, event *componentstatus.Event) {
 	key := componentKey(source)
+	if event.Status() != componentstatus.StatusRecoverableError {
+		delete(t.damped, *source)
+	} else if _, known := t.damped[*source]; !known && t.latest[*source] != nil {
+		t.damped[*source] = damped{since: event.Timestamp(), before: t.latest[*source]}
+	}
 	if event.Status() == componentstatus.StatusStopped {
 		delete(t.started, key)
 		delete(t.latest, *source)
@@ -57,18 +78,26 @@ func (t *Tree) Record(source *componentstatus.InstanceID, event *componentstatus
 }
 
 // Root returns the health of the whole, whose parts have been running since
-// started. The caller owns the result.
-func (t *Tree) Root(started time.Time) Node {
+// started, as it is to be shown at the time now. A recoverable error that is
+// younger than [Damping] is not shown yet; again is when it may have to be, zero
+// if there is none. The caller owns the result.
+func (t *Tree) Root(started, now time.Time) (root Node, again time.Time) {
 	// The aggregator cannot forget a component, so it is filled anew. A
 	// Collector has tens of components, and their status changes rarely.
 	aggregator := status.NewAggregator(status.PriorityPermanent)
 	for source, event := range t.latest {
+		if d, ok := t.damped[source]; ok && now.Sub(d.since) < Damping {
+			event = d.before
+			if until := d.since.Add(Damping); again.IsZero() || until.Before(again) {
+				again = until
+			}
+		}
 		aggregator.RecordStatus(&source, event)
 	}
-	root, _ := aggregator.AggregateStatus(status.ScopeAll, status.Verbose)
-	n := t.node("", root)
-	n.Started = started
-	return n
+	all, _ := aggregator.AggregateStatus(status.ScopeAll, status.Verbose)
+	root = t.node("", all)
+	root.Started = started
+	return root, again
 }
 
 func (t *Tree) node(key string, s *status.AggregateStatus) Node {

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"fmt"
 	"maps"
@@ -9,8 +10,10 @@ import (
 	"time"
 
 	"github.com/open-telemetry/opamp-go/protobufs"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/otelcol-opamp/otelcol-opamp/internal/health"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/scrub"
 )
 
 func (c Capabilities) protobuf() protobufs.AgentCapabilities {
@@ -25,6 +28,7 @@ func (c Capabilities) protobuf() protobufs.AgentCapabilities {
 		{c.Heartbeat, protobufs.AgentCapabilities_AgentCapabilities_ReportsHeartbeat},
 		{c.RemoteConfig, protobufs.AgentCapabilities_AgentCapabilities_AcceptsRemoteConfig},
 		{c.RemoteConfig, protobufs.AgentCapabilities_AgentCapabilities_ReportsRemoteConfig},
+		{c.Restart, protobufs.AgentCapabilities_AgentCapabilities_AcceptsRestartCommand},
 	} {
 		if bit.on {
 			capabilities |= bit.bit
@@ -130,6 +134,53 @@ func nanos(t time.Time) uint64 {
 	return uint64(t.UnixNano())
 }
 
-// utf8 returns s as valid UTF-8: opamp-go drops a whole message for one bad
-// byte.
-func utf8(s string) string { return strings.ToValidUTF8(s, "�") }
+// maxValue is how long a text in a report may be, in bytes: long against any
+// attribute or error that people read.
+const maxValue = 8 << 10
+
+// utf8 returns s as valid UTF-8, and cut if it is too long: opamp-go drops a whole
+// message for one bad byte, or for being too large.
+func utf8(s string) string { return scrub.Cut(strings.ToValidUTF8(s, "�"), maxValue) }
+
+// maxConfig is how much of an effective configuration is reported, in bytes:
+// half of a message, so that the rest of the report has room.
+const maxConfig = maxMessage / 2
+
+// trimConfig cuts a configuration that is too large, at a line's end, and marks
+// that it did.
+func trimConfig(yaml []byte) []byte {
+	if len(yaml) <= maxConfig {
+		return yaml
+	}
+	mark := fmt.Appendf(nil, "# trimmed: the configuration has %d bytes, of which a report takes %d\n", len(yaml), maxConfig)
+	end := bytes.LastIndexByte(yaml[:maxConfig-len(mark)], '\n') + 1
+	return append(slices.Clone(yaml[:end]), mark...)
+}
+
+// maxHealth is the size of a health report, in bytes: a quarter of a message. A
+// Collector with a thousand components, all of them in error, has a tenth of it.
+const maxHealth = maxMessage / 4
+
+// trimHealth leaves out of a report that is too large what is least: the texts of
+// components, then the components.
+func trimHealth(h *protobufs.ComponentHealth) *protobufs.ComponentHealth {
+	if proto.Size(h) <= maxHealth {
+		return h
+	}
+	h.Status += "; trimmed"
+	for _, part := range h.ComponentHealthMap {
+		for _, component := range part.ComponentHealthMap {
+			component.LastError = scrub.Cut(component.LastError, 64)
+		}
+	}
+	if proto.Size(h) <= maxHealth {
+		return h
+	}
+	for _, part := range h.ComponentHealthMap {
+		part.ComponentHealthMap = nil
+	}
+	if proto.Size(h) > maxHealth {
+		h.ComponentHealthMap = nil
+	}
+	return h
+}

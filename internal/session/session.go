@@ -40,6 +40,10 @@ type Session struct {
 	counters  *Counters
 	uncount   func()
 	effective atomic.Pointer[protobufs.EffectiveConfig]
+
+	heartbeats    heartbeats
+	lastHeartbeat atomic.Int64 // nanoseconds
+	looking       atomic.Bool  // at the heartbeats, in a moment
 }
 
 // Start starts a session and returns before it is connected; the client tries
@@ -96,6 +100,8 @@ func Start(ctx context.Context, set Settings) (*Session, error) {
 		}
 	}
 	start.HeartbeatInterval = &interval
+	s.heartbeats = heartbeatsOf(s.client)
+	s.lastHeartbeat.Store(int64(interval))
 	if set.Authorize != nil && set.Transport != HTTP {
 		start.HeaderFunc = headerFunc(set)
 	}
@@ -114,7 +120,7 @@ func (s *Session) setInitial(set Settings) error {
 		return err
 	}
 	if set.Capabilities.Health {
-		if err := s.client.SetHealth(protobufHealth(set.Initial.Health)); err != nil {
+		if err := s.client.SetHealth(trimHealth(protobufHealth(set.Initial.Health))); err != nil {
 			return err
 		}
 	}
@@ -124,6 +130,9 @@ func (s *Session) setInitial(set Settings) error {
 		}
 	}
 	s.storeEffective(set.Initial.EffectiveConfig)
+	if set.RequestInstanceUID {
+		s.client.SetFlags(protobufs.AgentToServerFlags_AgentToServerFlags_RequestInstanceUid)
+	}
 	capabilities := set.Capabilities.protobuf()
 	return s.client.SetCapabilities(&capabilities)
 }
@@ -145,9 +154,21 @@ func (s *Session) callbacks(set Settings) types.Callbacks {
 		},
 		OnMessage: func(_ context.Context, m *types.MessageData) {
 			set.Counters.MessagesReceived.Add(1)
+			if set.Capabilities.Heartbeat {
+				s.keepHeartbeat()
+			}
+			if id := m.AgentIdentification; id != nil {
+				set.Callback.Identified([16]byte(id.GetNewInstanceUid())) // the client has checked its length
+			}
 			if m.RemoteConfig != nil && set.Capabilities.RemoteConfig {
 				set.Callback.Offered(offer(m.RemoteConfig))
 			}
+		},
+		OnCommand: func(_ context.Context, c *protobufs.ServerToAgentCommand) error {
+			if c.GetType() == protobufs.CommandType_CommandType_Restart {
+				set.Callback.Restart()
+			}
+			return nil
 		},
 		GetEffectiveConfig: func(context.Context) (*protobufs.EffectiveConfig, error) { return s.effective.Load(), nil },
 		CheckRedirect: func(next *http.Request, via []*http.Request, _ []*http.Response) error {
@@ -185,7 +206,7 @@ func (s *Session) SetDescription(d Description) error {
 // caller compares.
 func (s *Session) SetHealth(h health.Node) error {
 	s.report()
-	return s.client.SetHealth(protobufHealth(h))
+	return s.client.SetHealth(trimHealth(protobufHealth(h)))
 }
 
 // report counts a report; over HTTP requests are counted instead.
@@ -214,7 +235,7 @@ func (s *Session) storeEffective(yaml []byte) {
 		return
 	}
 	s.effective.Store(&protobufs.EffectiveConfig{ConfigMap: &protobufs.AgentConfigMap{
-		ConfigMap: map[string]*protobufs.AgentConfigObject{"": {Body: yaml, ContentType: "text/yaml"}},
+		ConfigMap: map[string]*protobufs.AgentConfigObject{"": {Body: trimConfig(yaml), ContentType: "text/yaml"}},
 	}})
 }
 

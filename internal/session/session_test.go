@@ -5,11 +5,13 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/open-telemetry/opamp-go/client"
 	"github.com/open-telemetry/opamp-go/protobufs"
 	"github.com/open-telemetry/opamp-go/server"
 	"github.com/open-telemetry/opamp-go/server/types"
@@ -101,11 +103,14 @@ func (s *opampServer) next(t *testing.T) *protobufs.AgentToServer {
 type events struct {
 	offers chan remoteconfig.Offer
 	failed chan error
+
+	restarts chan struct{}
+	uids     chan [16]byte
 }
 
 func settings(t *testing.T, transport session.Transport, endpoint string) (session.Settings, *events) {
 	t.Helper()
-	e := &events{offers: make(chan remoteconfig.Offer, 10), failed: make(chan error, 1000)}
+	e := &events{offers: make(chan remoteconfig.Offer, 10), failed: make(chan error, 1000), restarts: make(chan struct{}, 10), uids: make(chan [16]byte, 10)}
 	return session.Settings{
 		Transport:       transport,
 		Endpoint:        endpoint,
@@ -124,6 +129,8 @@ func settings(t *testing.T, transport session.Transport, endpoint string) (sessi
 			ConnectFailed: func(err error) { e.failed <- err },
 			ServerError:   func(string, string) {},
 			Offered:       func(o remoteconfig.Offer) { e.offers <- o },
+			Restart:       func() { e.restarts <- struct{}{} },
+			Identified:    func(uid [16]byte) { e.uids <- uid },
 		},
 		Log: nopLogger{},
 	}, e
@@ -299,4 +306,137 @@ func TestMessageThatIsTooLargeIsNotTaken(t *testing.T) {
 			assert.Empty(t, events.offers)
 		})
 	}
+}
+
+func (s *opampServer) set(answer *protobufs.ServerToAgent) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.answer = answer
+}
+
+// until returns the first message that matches.
+func (s *opampServer) until(t *testing.T, match func(*protobufs.AgentToServer) bool) *protobufs.AgentToServer {
+	t.Helper()
+	for {
+		if m := s.next(t); match(m) {
+			return m
+		}
+	}
+}
+
+func TestRestartCommand(t *testing.T) {
+	t.Parallel()
+	for _, transport := range []session.Transport{session.WebSocket, session.HTTP} {
+		s := startServer(t, nil)
+		set, e := settings(t, transport, s.url(transport))
+		s.set(&protobufs.ServerToAgent{Command: &protobufs.ServerToAgentCommand{Type: protobufs.CommandType_CommandType_Restart}})
+		set.Capabilities.Restart = true
+		start(t, set)
+		caps := s.next(t).GetCapabilities()
+		assert.NotZero(t, caps&uint64(protobufs.AgentCapabilities_AgentCapabilities_AcceptsRestartCommand))
+		select {
+		case <-e.restarts:
+		case <-time.After(waitTime):
+			t.Fatal("the command was not heard")
+		}
+	}
+}
+
+func TestRestartCommandIsIgnoredWithoutTheCapability(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, nil)
+	set, e := settings(t, session.WebSocket, s.url(session.WebSocket))
+	s.set(&protobufs.ServerToAgent{
+		Command:      &protobufs.ServerToAgentCommand{Type: protobufs.CommandType_CommandType_Restart},
+		RemoteConfig: &protobufs.AgentRemoteConfig{ConfigHash: []byte("x"), Config: &protobufs.AgentConfigMap{}},
+	})
+	start(t, set)
+	select {
+	case <-e.offers: // what came with the command is taken
+	case <-time.After(waitTime):
+		t.Fatal("the offer was not heard")
+	}
+	assert.Empty(t, e.restarts)
+}
+
+func TestInstanceUIDOfTheServer(t *testing.T) {
+	t.Parallel()
+	for _, transport := range []session.Transport{session.WebSocket, session.HTTP} {
+		s := startServer(t, nil)
+		set, e := settings(t, transport, s.url(transport))
+		given := [16]byte{7, 7, 7}
+		s.set(&protobufs.ServerToAgent{AgentIdentification: &protobufs.AgentIdentification{NewInstanceUid: given[:]}})
+		set.RequestInstanceUID = true
+		sess := start(t, set)
+		first := s.next(t)
+		assert.Equal(t, set.InstanceUID[:], first.GetInstanceUid())
+		assert.NotZero(t, first.GetFlags()&uint64(protobufs.AgentToServerFlags_AgentToServerFlags_RequestInstanceUid))
+		select {
+		case uid := <-e.uids:
+			assert.Equal(t, given, uid)
+		case <-time.After(waitTime):
+			t.Fatal("the UID was not heard")
+		}
+		require.NoError(t, sess.SetHealth(health.Node{}))
+		s.until(t, func(m *protobufs.AgentToServer) bool { return string(m.GetInstanceUid()) == string(given[:]) })
+	}
+}
+
+// An offer of connection settings that says nothing about heartbeats, or 0, does
+// not end them.
+func TestHeartbeatsGoOn(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, nil)
+	set, _ := settings(t, session.WebSocket, s.url(session.WebSocket))
+	s.set(&protobufs.ServerToAgent{ConnectionSettings: &protobufs.ConnectionSettingsOffers{Opamp: &protobufs.OpAMPConnectionSettings{HeartbeatIntervalSeconds: 1}}})
+	start(t, set)
+	heartbeat := func(m *protobufs.AgentToServer) bool {
+		return m.GetSequenceNum() > 0 && m.GetAgentDescription() == nil && m.GetHealth() == nil && m.GetEffectiveConfig() == nil
+	}
+	s.until(t, heartbeat) // after one second: it is obeyed
+	s.set(&protobufs.ServerToAgent{ConnectionSettings: &protobufs.ConnectionSettingsOffers{Opamp: &protobufs.OpAMPConnectionSettings{}}})
+	for range 3 {
+		s.until(t, heartbeat)
+	}
+}
+
+// What this package finds in the client is there in the version in use.
+func TestHeartbeatsOfTheClient(t *testing.T) {
+	t.Parallel()
+	set, known := session.HeartbeatsOf(client.NewWebSocket(nil))
+	assert.True(t, set)
+	assert.True(t, known)
+	set, known = session.HeartbeatsOf(client.NewHTTP(nil))
+	assert.False(t, set && known, "over HTTP nobody can end them")
+}
+
+// Reports that are too large, or no UTF-8, are trimmed and marked, never lost.
+func TestReportsAreTrimmed(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, nil)
+	set, _ := settings(t, session.WebSocket, s.url(session.WebSocket))
+	set.Initial.EffectiveConfig = []byte(strings.Repeat("key: value\n", 2<<20))
+	set.Initial.Description.NonIdentifying["long"] = strings.Repeat("x\xff", 1<<20)
+	parts := map[string]health.Node{}
+	for i := range 100 {
+		components := map[string]health.Node{}
+		for j := range 100 {
+			components[strconv.Itoa(j)] = health.Node{LastError: strings.Repeat("e", 2000)}
+		}
+		parts["pipeline:"+strconv.Itoa(i)] = health.Node{Parts: components, LastError: "e"}
+	}
+	set.Initial.Health = health.Node{Status: "StatusOK", Parts: parts}
+	start(t, set)
+	m := s.next(t)
+	body := string(m.GetEffectiveConfig().GetConfigMap().GetConfigMap()[""].GetBody())
+	assert.Less(t, len(body), 9<<20)
+	assert.True(t, strings.HasSuffix(body, "key: value\n# trimmed: the configuration has 23068672 bytes, of which a report takes 8388608\n"), body[len(body)-200:])
+	for _, kv := range m.GetAgentDescription().GetNonIdentifyingAttributes() {
+		if kv.GetKey() == "long" {
+			assert.True(t, strings.HasSuffix(kv.GetValue().GetStringValue(), "[…]"))
+			assert.Less(t, len(kv.GetValue().GetStringValue()), 10<<10)
+		}
+	}
+	assert.Equal(t, "StatusOK; trimmed", m.GetHealth().GetStatus())
+	assert.Len(t, m.GetHealth().GetComponentHealthMap(), 100)
 }

@@ -36,6 +36,9 @@ type Settings struct {
 	PollingInterval time.Duration
 	// InstanceUID identifies the agent.
 	InstanceUID [16]byte
+	// RequestInstanceUID asks the server for another one, which comes back through
+	// the callback Identified.
+	RequestInstanceUID bool
 	// Capabilities are announced to the server.
 	Capabilities Capabilities
 	// Initial is what the first message reports.
@@ -57,7 +60,7 @@ type Request struct {
 
 // Capabilities say what the agent offers to the server.
 type Capabilities struct {
-	EffectiveConfig, Health, AvailableComponents, Heartbeat, RemoteConfig bool
+	EffectiveConfig, Health, AvailableComponents, Heartbeat, RemoteConfig, Restart bool
 }
 
 // State is all that an agent reports.
@@ -110,6 +113,11 @@ type Callbacks struct {
 	ServerError func(kind, message string)
 	// Offered: the server sent a remote configuration.
 	Offered func(remoteconfig.Offer)
+	// Restart: the server wants the Collector to be restarted.
+	Restart func()
+	// Identified: the server gave the agent another instance UID, under which
+	// everything is sent from now on.
+	Identified func(uid [16]byte)
 }
 
 // Logger takes what opamp-go logs.
