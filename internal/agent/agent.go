@@ -113,6 +113,7 @@ type Agent struct {
 	timers    map[uint64]*time.Timer
 	unsaved   *rollout.Record // what must be saved once it is possible
 	saveError string
+	retrying  bool       // the record will be saved again
 	history   []happened // what an operator is shown
 	stale     bool       // the state file is out of date
 	deaf      bool       // requests of an operator are not looked at any more
@@ -120,6 +121,7 @@ type Agent struct {
 
 	checkedAt   time.Time // when the dry run of the latest offer began
 	lastApplied time.Time
+	applied     uint64 // offers that were, as counted last
 	writeErrors uint64
 	required    []string // extensions that a remote configuration cannot remove
 	offers      map[string]remoteconfig.Offer
@@ -193,14 +195,18 @@ func (a *Agent) start() {
 	for _, note := range notes {
 		a.log.Load().Warn("State folder", zap.String("note", note))
 	}
+	if handed := handedLadder(a.name); handed.Failures > record.Ladder.Failures {
+		record.Ladder = handed // it could not be saved
+	}
 	a.required = a.store.required()
 	if times, ok := a.store.times(); ok {
 		a.settings.Rollout = times
 	}
-	booted := rollout.Booted{Record: record, BootID: bootID, SafeMode: a.safe, NoSafeMode: !canBeSafe(a.store, a.args()), Managed: len(a.required) > 0}
+	booted := rollout.Booted{Record: record, BootID: bootID, SafeMode: a.safe, NoSafeMode: !canBeSafe(a.store, a.args()), Managed: a.managed()}
 	if a.store != nil {
 		booted.Evidence = a.crashes()
 	}
+	a.applied = record.Counts[rollout.OutcomeApplied]
 	go a.run(booted)
 }
 
@@ -306,8 +312,8 @@ func (a *Agent) close(ctx context.Context) error {
 		}
 		s, a.session = a.session, nil
 	})
-	if s != nil {
-		err = errors.Join(err, s.Stop(ctx))
+	if err == nil && s != nil { // with an error, s may still be written
+		err = s.Stop(ctx)
 	}
 	a.queue.close()
 	finished := make(chan struct{})
@@ -323,14 +329,6 @@ func (a *Agent) close(ctx context.Context) error {
 	}
 	if a.store != nil {
 		err = errors.Join(err, a.store.dir.Close())
-	}
-	if a.restarts == restartOrdered {
-		a.fatal = restartReason
-	}
-	if a.fatal != "" && a.told == nil {
-		registry.mu.Lock()
-		registry.fatal = &ended{signals: a.signals, reason: a.fatal, replace: a.restarts == restartOrdered || a.machine.State() == rollout.RollingBack}
-		registry.mu.Unlock()
 	}
 	return err
 }

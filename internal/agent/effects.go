@@ -65,7 +65,12 @@ func (a *Agent) persist(p rollout.Persist) error {
 	}
 	a.log.Load().Error("Saving the rollout's record; trying again", zap.Error(err), zap.Duration("after", retrySave))
 	a.unsaved, a.saveError = &p.Record, err.Error()
+	if a.retrying {
+		return nil
+	}
+	a.retrying = true
 	a.after(retrySave, func() {
+		a.retrying = false
 		if a.unsaved != nil {
 			_ = a.persist(rollout.Persist{Record: *a.unsaved}) // a failure is tried again
 			a.reportHealth(false)

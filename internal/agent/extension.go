@@ -17,6 +17,7 @@ import (
 
 	"github.com/otelcol-opamp/otelcol-opamp/internal/effectiveconfig"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/health"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/process"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/rollout"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/session"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/statedir"
@@ -90,8 +91,12 @@ func AcquireExtension(ctx context.Context, name string, set ExtensionSettings) (
 	}
 	e := &ExtensionLease{agent: a}
 	var attachErr error
-	if err := a.call(ctx, func() { attachErr = a.attach(e, set) }); err != nil || attachErr != nil {
-		return nil, errors.Join(err, attachErr, e.Release(ctx))
+	err = a.call(ctx, func() { attachErr = a.attach(e, set) })
+	if err == nil { // with an error, attachErr may still be written
+		err = attachErr
+	}
+	if err != nil {
+		return nil, errors.Join(err, e.Release(ctx))
 	}
 	return e, nil
 }
@@ -104,7 +109,8 @@ func openExisting(name string) (*statedir.Dir, error) {
 	if _, err := os.Stat(filepath.Dir(path)); err != nil {
 		return nil, fmt.Errorf("looking for the state folder: %w", err)
 	}
-	dir, err := statedir.Open(path, nil)
+	former, _ := process.FromFormer()
+	dir, err := statedir.Open(path, former.File(lockFile(name)))
 	if dir != nil && err != nil {
 		return nil, errors.Join(err, dir.Close())
 	}

@@ -61,6 +61,16 @@ func configValues(args []string) []string {
 	return uris
 }
 
+// localReadable reports whether every local layer is known to be readable YAML.
+func (a *Agent) localReadable() bool {
+	for _, uri := range configURIs(a.args()) {
+		if _, ok := localLayer(uri); !ok {
+			return false
+		}
+	}
+	return true
+}
+
 // localLayer reads one layer, references unexpanded.
 func localLayer(uri string) (map[string]any, bool) {
 	text, isYAML := strings.CutPrefix(uri, "yaml:")
@@ -167,13 +177,25 @@ func ownID(name string) string {
 	return "opamp/" + name
 }
 
+// managed reports whether an extension belongs to this agent in what is run: the
+// local layers enable it, or, where that is not known, it was there before.
+func (a *Agent) managed() bool {
+	if a.safe {
+		return true
+	}
+	if ids, known := localExtensions(a.args()); known {
+		return slices.Contains(ids, ownID(a.name))
+	}
+	return len(a.required) > 0
+}
+
 // keptExtensions are the extensions that a remote configuration cannot remove:
-// all local ones, or, where they are not known, those that the last start said
-// it needs; and this one in any case.
+// all local ones, or, where they are not known, this one and those that the last
+// start said it needs.
 func keptExtensions(name string, args, required []string) []string {
 	ids, known := localExtensions(args)
-	if !known {
-		ids = append(ids, required...)
+	if known {
+		return ids
 	}
-	return append([]string{ownID(name)}, ids...)
+	return append(append([]string{ownID(name)}, ids...), required...)
 }

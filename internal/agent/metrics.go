@@ -60,18 +60,17 @@ func (a *Agent) publish() {
 // took takes note of an offer's way: when its dry run began, and when it was
 // applied.
 func (a *Agent) took(effect rollout.Effect) {
-	switch e := effect.(type) {
+	switch effect.(type) {
 	case rollout.Check:
 		a.checkedAt = time.Now()
 	case rollout.Report:
-		if e.Status.State != rollout.StatusApplied {
-			return
+		if n := a.machine.Record().Counts[rollout.OutcomeApplied]; n > a.applied {
+			a.applied, a.lastApplied = n, time.Now()
+			if !a.checkedAt.IsZero() && a.settings.Applied != nil {
+				a.settings.Applied(a.lastApplied.Sub(a.checkedAt))
+			}
+			a.checkedAt = time.Time{}
 		}
-		a.lastApplied = time.Now()
-		if !a.checkedAt.IsZero() && a.settings.Applied != nil {
-			a.settings.Applied(a.lastApplied.Sub(a.checkedAt))
-		}
-		a.checkedAt = time.Time{}
 	}
 }
 

@@ -115,7 +115,7 @@ func (p *ProviderLease) Retrieve(ctx context.Context, partial bool, changed func
 	if err := a.call(ctx, func() {
 		a.serving = nil
 		a.retrieved = time.Now()
-		a.step(rollout.Retrieve{Partial: partial})
+		a.step(rollout.Retrieve{Partial: partial, Managed: a.managed()})
 		answer = a.serving
 		a.watch = w
 	}); err != nil {
@@ -168,8 +168,9 @@ func (p *ProviderLease) Release(ctx context.Context) error {
 			}
 			a.step(a.stopping())
 			a.saveLast()
+			a.endsByItself()
 		})
-		if !fatal { // after a FatalError the end may take a while, and be no end
+		if p.err != nil || !fatal { // with an error, fatal may still be written; after a FatalError the end may take a while, and be no end
 			p.unwatch()
 		}
 		p.err = errors.Join(p.err, release(ctx, a))
@@ -177,14 +178,35 @@ func (p *ProviderLease) Release(ctx context.Context) error {
 	return p.err
 }
 
+// endsByItself sees to it that a Collector that ends because of a FatalError, or for
+// a restart, does so although it may hang or panic while it stops: its successor,
+// or the exit code, is what its end is for.
+func (a *Agent) endsByItself() {
+	if a.restarts == restartOrdered {
+		a.fatal = restartReason
+	}
+	if a.fatal == "" || a.told != nil {
+		return
+	}
+	e := &ended{signals: a.signals, reason: a.fatal, replace: a.restarts == restartOrdered || a.machine.State() == rollout.RollingBack}
+	registry.mu.Lock()
+	registry.fatal = e
+	registry.mu.Unlock()
+	time.AfterFunc(a.settings.Rollout.DrainTimeout, e.end)
+}
+
 // toldToStop sees to it that the process ends when it is told to. The Collector
 // does not listen before its first configuration has started, and not while a
 // component hangs in a reload. Ending is no verdict on a candidate.
 func (a *Agent) toldToStop(s os.Signal) {
-	if a.told != nil || a.released {
+	if a.told != nil {
 		return
 	}
 	a.told = s
+	if a.released { // it ends because of a FatalError, and may hang
+		time.AfterFunc(stopGrace, func() { process.Die(s) })
+		return
+	}
 	grace := stopGrace
 	switch {
 	case a.pausing, a.extension != nil && a.started.IsZero():
@@ -212,6 +234,7 @@ func (a *Agent) remind(deadline time.Time) {
 	if !time.Now().Before(deadline) {
 		a.log.Load().Warn("Ending: the Collector does not listen to signals now", zap.Stringer("signal", a.told))
 		a.step(a.stopping())
+		a.saveLast()
 		process.Die(a.told)
 	}
 	a.after(remindAfter, func() {
@@ -231,8 +254,14 @@ func Peek(name, stateDir string, purpose process.Purpose) (map[string]any, error
 	if err != nil {
 		return nil, err
 	}
+	if candidate := os.Getenv(preflight.Env); purpose == process.PurposeDryRun && candidate != "" {
+		if digest, of := preflight.ParseCandidate(candidate); of == name && digest == preflight.None {
+			return map[string]any{}, nil
+		}
+	}
 	dir, err := statedir.OpenReadOnly(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || err != nil && purpose == process.PurposeDryRun {
+		// The live process runs without a folder that it cannot use.
 		return map[string]any{}, nil
 	}
 	if err != nil {

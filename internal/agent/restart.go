@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -61,6 +62,9 @@ func finalize() {
 	if len(agents) == 0 && fatal == nil && !seen {
 		neverRetrieved()
 	}
+	// The one whose candidate the host was starting decides; the others only take
+	// note. Without one, what is local is to blame, of which any can tell.
+	slices.SortStableFunc(agents, func(a, b *Agent) int { return a.startingRank() - b.startingRank() })
 	for _, a := range agents {
 		a.log.Store(console.Logger()) // the service's has been shut down
 		a.hostEnded(where, panicking)
@@ -108,6 +112,22 @@ func opampURIs(args []string) []opampuri.URI {
 	return uris
 }
 
+// startingRank is 0 for an agent whose candidate the host has been given.
+func (a *Agent) startingRank() (rank int) {
+	found := make(chan int, 1)
+	if err := a.call(context.Background(), func() {
+		c := a.machine.Record().Candidate
+		if c != nil && c.Phase != rollout.PhasePending && c.Phase != rollout.PhaseTriggered {
+			found <- 0
+			return
+		}
+		found <- 1
+	}); err != nil {
+		return 1
+	}
+	return <-found
+}
+
 // NoteCreated tells that a provider was made for a Collector. It is the only
 // sign of a Collector that ends before it retrieves.
 func NoteCreated() {
@@ -121,13 +141,17 @@ func NoteCreated() {
 // process may exit.
 func (a *Agent) hostEnded(where string, panicking bool) {
 	var ended rollout.HostEnded
-	var ask, retrieved bool
+	var ask, retrieved, early bool
 	var validate func(candidate string) preflight.Outcome
 	var scrubber *scrub.Scrubber
 	err := a.call(context.Background(), func() {
 		ask = a.provider != nil && !a.released && a.told == nil
 		retrieved = a.machine.Generation() > 0
 		ended.Reason = hostEndedReason(a)
+		// Until an extension of the candidate has started, what is local may be to
+		// blame: a layer after the remote one, or all of them at a reload.
+		c := a.machine.Record().Candidate
+		early = c != nil && c.Phase != rollout.PhaseStarted && c.Phase != rollout.PhaseReady
 		ended.NoSafeMode = !canBeSafe(a.store, a.args())
 		a.hostGone = true
 		if a.told != nil && !a.released {
@@ -145,7 +169,14 @@ func (a *Agent) hostEnded(where string, panicking bool) {
 	if panicking {
 		ended.Reason = "the Collector panicked in " + where
 	}
-	if ended.Reason == "" || !retrieved {
+	if early && !a.localReadable() {
+		local := validate(preflight.None)
+		ended.LocalBroken = local.Reason != "" && !local.Transient
+		if ended.LocalBroken {
+			ended.Reason = scrubber.Text(local.Reason)
+		}
+	}
+	if ended.Reason == "" || !retrieved && !ended.LocalBroken {
 		// Nobody is to blame but what is local. The Collector's error is
 		// printed after this function, that is never; so ask for it.
 		outcome := validate("")
@@ -163,7 +194,7 @@ func (a *Agent) hostEnded(where string, panicking bool) {
 	}
 	// The step ends in the successor, but for a failure to start one.
 	_ = a.call(context.Background(), func() {
-		if !retrieved && (!ended.LocalBroken || ended.NoSafeMode || a.machine.Record().Candidate != nil) {
+		if !retrieved && (!ended.LocalBroken || ended.NoSafeMode) {
 			// The successor would get no further than this process did; let it
 			// end with the Collector's own error.
 			a.step(a.stopping())
@@ -291,12 +322,19 @@ func (a *Agent) restart(e rollout.Restart) {
 	a.showState()
 	a.saveLast()
 	successor := process.Successor{Reason: e.Reason, Keep: map[string]*os.File{}, Told: a.stopWatched}
+	ladders := map[string]rollout.Ladder{a.name: a.machine.Record().Ladder}
 	for _, b := range allAgents() {
 		b.cancel() // a dry run must not outlive this self
+		if b != a {
+			if ladder, ok := b.stopForOther(); ok {
+				ladders[b.name] = ladder
+			}
+		}
 		if b.store != nil && b.store.dir.Lock() != nil {
 			successor.Keep[lockFile(b.name)] = b.store.dir.Lock()
 		}
 	}
+	successor.State = handLadders(ladders)
 	a.waitForWork()
 	switch {
 	case e.SafeMode:
@@ -309,6 +347,46 @@ func (a *Agent) restart(e rollout.Restart) {
 	if !a.hostGone {
 		os.Exit(1) //nolint:forbidigo // the host does not do what it is told
 	}
+}
+
+// stopForOther makes an agent take note that the process is replaced because of
+// another agent: that is no verdict on what it has in trial.
+func (a *Agent) stopForOther() (ladder rollout.Ladder, ok bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), endWork)
+	defer cancel()
+	noted := make(chan rollout.Ladder, 1)
+	err := a.call(ctx, func() {
+		a.step(rollout.Stopping{})
+		a.saveLast()
+		noted <- a.machine.Record().Ladder
+	})
+	if err != nil {
+		return rollout.Ladder{}, false
+	}
+	return <-noted, true
+}
+
+// ladderState is the key under which an agent's ladder is handed over to the
+// successor of the process: on a full disk it is nowhere else.
+func ladderState(name string) string { return "ladder:" + name }
+
+func handLadders(ladders map[string]rollout.Ladder) map[string]json.RawMessage {
+	state := map[string]json.RawMessage{}
+	for name, ladder := range ladders {
+		if data, err := json.Marshal(ladder); err == nil && ladder.Failures > 0 {
+			state[ladderState(name)] = data
+		}
+	}
+	return state
+}
+
+// handedLadder returns the ladder that the former self of the process handed over.
+func handedLadder(name string) (ladder rollout.Ladder) {
+	former, ok := process.FromFormer()
+	if !ok || json.Unmarshal(former.State[ladderState(name)], &ladder) != nil {
+		return rollout.Ladder{}
+	}
+	return ladder
 }
 
 // stopWatched ends the watch for signals and returns what told the process to

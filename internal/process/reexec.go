@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 )
 
 // envInherited carries an [Inherited] over a re-execution.
@@ -25,11 +24,11 @@ type Inherited struct {
 	PID int `json:"pid"`
 	// Reason is why the process was replaced.
 	Reason string `json:"reason"`
-	// At is when.
-	At time.Time `json:"at"`
 	// Args are the arguments with which the process was started by somebody
 	// else; nil if they are its own.
 	Args []string `json:"args,omitempty"`
+	// State is what the successor must know even if nothing can be written.
+	State map[string]json.RawMessage `json:"state,omitempty"`
 	// Files are descriptors that were kept open, by name.
 	Files map[string]uintptr `json:"files,omitempty"`
 	// GOGC is the variable as it was: a process that starts has little to
@@ -50,6 +49,8 @@ type Successor struct {
 	Original []string
 	// Reason is handed over.
 	Reason string
+	// State is handed over.
+	State map[string]json.RawMessage
 	// Keep are files to be kept open, by name. They stay the caller's if Reexec
 	// fails.
 	Keep map[string]*os.File
@@ -113,6 +114,9 @@ func fromFormer() (Inherited, bool) {
 	if err := json.Unmarshal([]byte(text), &i); err != nil || i.PID != os.Getpid() {
 		return Inherited{}, false
 	}
+	for _, fd := range i.Files {
+		closeOnExec(fd) // it was to survive one execve, not to be inherited by children
+	}
 	return i, true
 }
 
@@ -129,14 +133,13 @@ func (i Inherited) File(name string) *os.File {
 		return nil
 	}
 	delete(i.Files, name)
-	closeOnExec(fd) // it was to survive one execve, not to be inherited by children
 	return os.NewFile(fd, name)
 }
 
 // environment returns the environment of the successor.
 func (s Successor) environment() ([]string, error) {
 	_, _ = FromFormer() // whose children are whose is known from the start of the process
-	i := Inherited{PID: os.Getpid(), Reason: s.Reason, At: time.Now(), Args: s.Original, Files: map[string]uintptr{}, Children: foreign}
+	i := Inherited{PID: os.Getpid(), Reason: s.Reason, Args: s.Original, State: s.State, Files: map[string]uintptr{}, Children: foreign}
 	for name, f := range s.Keep {
 		i.Files[name] = f.Fd()
 	}

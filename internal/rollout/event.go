@@ -18,9 +18,8 @@ type Booted struct {
 	SafeMode bool
 	// NoSafeMode means that there is nothing that could be run in safe mode.
 	NoSafeMode bool
-	// Managed means that an extension belonged to this agent before. Otherwise
-	// nobody may ever say that the service is ready, and its silence proves
-	// nothing.
+	// Managed means that an extension belongs to this agent. Otherwise nobody may
+	// ever say that the service is ready, and its silence proves nothing.
 	Managed bool
 }
 
@@ -49,6 +48,8 @@ type Retrieve struct {
 	// restarting the service (gate service.partialReload), because it asks
 	// while the service is running.
 	Partial bool
+	// Managed is as in [Booted]; local files may have changed since.
+	Managed bool
 }
 
 // Started means that an extension instance was started. It belongs to the

@@ -15,13 +15,15 @@ import (
 // but a configuration that keeps taking the machine with it is no good either.
 func (m *Machine) booted(e Booted) {
 	m.record, m.bootID, m.safe, m.noSafe = e.Record.clone(), e.BootID, e.SafeMode, e.NoSafeMode
-	m.managed = e.Managed || !e.Record.LastKnownGood.IsZero()
+	m.managed = e.Managed
 	if c := m.record.Candidate; c != nil {
 		for _, key := range c.Baseline {
 			m.baseline[key] = true
 		}
 		rebooted := c.BootID != e.BootID
 		switch {
+		case m.safe && c.Phase == PhasePending:
+			// It cannot run here; it does when safe mode is left.
 		case (c.Phase == PhasePending || c.Phase == PhaseTriggered) && c.Resumed <= maxResumed:
 			m.become(Applying, c.Ref, "resuming after a restart")
 		case rebooted && c.Resumed < maxResumed:
@@ -40,7 +42,7 @@ func (m *Machine) booted(e Booted) {
 	}
 	if l := &m.record.Ladder; l.Starting && l.BootID == e.BootID && m.managed {
 		l.Starting = false
-		m.fall(join("the process ended before it was ready", e.Evidence))
+		m.fall(join("the process ended during its start, or soon after", e.Evidence))
 	}
 }
 
@@ -110,12 +112,17 @@ func (m *Machine) hostEnded(e HostEnded) {
 		m.stopping(Stopping{})
 		return
 	}
-	if c == nil {
+	if c == nil && !e.LocalBroken {
 		if evidence, ok := m.unhealthy(); ok {
 			reason = join(reason, evidence)
 		}
 	}
 	switch {
+	case e.LocalBroken && c != nil:
+		// Its trial is to come, when what is local is repaired.
+		c.Phase = PhasePending
+		m.record.Ladder = Ladder{Failures: max(m.record.Ladder.Failures, m.record.bottom()), Reason: reason}
+		m.persist(false)
 	case e.LocalBroken:
 		m.record.Ladder.Failures = max(m.record.Ladder.Failures, m.record.bottom()-1)
 		m.fall(reason)
@@ -128,7 +135,7 @@ func (m *Machine) hostEnded(e HostEnded) {
 	}
 	m.stopped = true
 	rung, _ := m.rung()
-	m.do(Restart{Reason: reason, SafeMode: m.record.Candidate == nil && rung == RungSafeMode})
+	m.do(Restart{Reason: reason, SafeMode: rung == RungSafeMode && (e.LocalBroken || m.record.Candidate == nil)})
 }
 
 // mustGoSafe reports whether only safe mode is left and this process, started by
@@ -149,7 +156,7 @@ func (m *Machine) stopping(e Stopping) {
 	m.stopped = true
 	// Somebody takes the process in hand: the next one starts from the top.
 	// Unless it was stopped because it did not come up, or ends by itself.
-	changed := m.record.Ladder.Starting && !e.NotComingUp
+	changed := m.record.Ladder.Starting && !e.NotComingUp && !m.fatal
 	if changed {
 		m.record.Ladder.Starting = false
 	}

@@ -100,7 +100,7 @@ func (m *Machine) checked(e Checked) {
 		// The local configuration comes back with the candidate: only a
 		// process with its own arguments can run it.
 		m.record.Candidate = &Candidate{Ref: e.Ref, Phase: PhasePending}
-		m.record.Ladder = Ladder{}
+		m.fallen, m.record.Ladder = m.record.Ladder, Ladder{}
 		m.become(Applying, e.Ref, "leaving safe mode")
 		m.persist(true)
 		m.do(Restart{Reason: "leaving safe mode for a new configuration"})
@@ -165,6 +165,9 @@ func (m *Machine) persistFailed(e PersistFailed) {
 func (m *Machine) abandon(reason string) {
 	ref := m.record.Candidate.Ref
 	m.record.Candidate = nil
+	if m.safe {
+		m.record.Ladder = m.fallen // it stays where it is
+	}
 	m.count(OutcomeNotSaved)
 	text := m.rolledBack(reason)
 	m.record.Status = Status{Hash: ref.Hash, State: StatusFailed, Message: text}

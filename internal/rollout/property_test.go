@@ -126,14 +126,14 @@ func (w *world) boot() {
 	w.trace = append(w.trace, fmt.Sprintf("boot from %+v", w.disk))
 	safe := w.safe
 	w.safe = false
-	w.do(rollout.Booted{Record: w.disk, BootID: "boot", SafeMode: safe})
+	w.do(rollout.Booted{Record: w.disk, BootID: "boot", SafeMode: safe, Managed: true})
 	w.retrieve(false)
 }
 
 func (w *world) retrieve(partial bool) {
 	w.reload = false
 	w.answer = nil
-	w.do(rollout.Retrieve{Partial: partial})
+	w.do(rollout.Retrieve{Partial: partial, Managed: true})
 	if w.answer == nil {
 		w.fail("obligation 6: no answer")
 	}

@@ -106,7 +106,7 @@ func (e *env) command(t *testing.T, d *datadriven.TestData) string {
 		return e.m.Instance()
 	}
 	switch d.Cmd {
-	case "boot": // lkg=A earlier=C candidate=B phase=ready [no-safe-mode] [managed]
+	case "boot": // lkg=A earlier=C candidate=B phase=ready [no-safe-mode] [unmanaged]
 		e.disk = rollout.Record{LastKnownGood: ref(arg("lkg"))}
 		e.noSafe = d.HasArg("no-safe-mode")
 		if !e.disk.LastKnownGood.IsZero() {
@@ -116,7 +116,7 @@ func (e *env) command(t *testing.T, d *datadriven.TestData) string {
 			e.disk.Candidate = &rollout.Candidate{Ref: ref(c), Phase: rollout.Phase(arg("phase")), Evidence: strings.TrimSpace(d.Input)}
 			e.disk.Status = rollout.Status{Hash: ref(c).Hash, State: rollout.StatusApplying}
 		}
-		e.managed = d.HasArg("managed")
+		e.managed = !d.HasArg("unmanaged")
 		if earlier := arg("earlier"); earlier != "" {
 			e.disk.Earlier = []remoteconfig.Ref{ref(earlier)}
 		}
@@ -128,14 +128,14 @@ func (e *env) command(t *testing.T, d *datadriven.TestData) string {
 	case "checked": // checked B [context=…] [transient], the reason as input
 		e.step(rollout.Checked{Ref: ref(word(0)), Context: arg("context"), Reason: strings.TrimSpace(d.Input), Transient: d.HasArg("transient")})
 	case "retrieve":
-		e.step(rollout.Retrieve{Partial: d.HasArg("partial")})
+		e.step(rollout.Retrieve{Partial: d.HasArg("partial"), Managed: e.managed})
 	case "started":
 		e.step(rollout.Started{})
 	case "ready":
 		e.step(rollout.Ready{Generation: instance()})
 	case "reload": // a whole reload that works
 		e.step(rollout.NotReady{Generation: e.m.Instance()})
-		e.step(rollout.Retrieve{})
+		e.step(rollout.Retrieve{Managed: e.managed})
 		e.step(rollout.Started{})
 		e.step(rollout.Ready{Generation: e.m.Instance()})
 	case "not-ready":

@@ -18,6 +18,7 @@ func (m *Machine) target() remoteconfig.Ref {
 
 func (m *Machine) retrieve(e Retrieve) {
 	m.retrieving = true
+	m.managed = e.Managed
 	m.partial = e.Partial && m.ready
 	m.touched, m.settled = false, false
 	clear(m.busy)
@@ -26,6 +27,11 @@ func (m *Machine) retrieve(e Retrieve) {
 		clear(m.failed)
 	}
 	m.retired = false
+	// A service that was asked to reload has come up.
+	cameUp := m.generation > 0 && m.record.Ladder.Starting
+	if cameUp {
+		m.record.Ladder.Starting, m.stable = false, 0
+	}
 	switch c := m.record.Candidate; {
 	case c != nil && !m.safe:
 		m.become(Applying, c.Ref, "")
@@ -33,6 +39,8 @@ func (m *Machine) retrieve(e Retrieve) {
 		m.persist(true)
 	case c == nil && m.generation == 0 && m.managed && !m.mustGoSafe():
 		m.starting()
+	case cameUp:
+		m.persist(false)
 	}
 	m.serve()
 	if m.mustGoSafe() {
@@ -91,9 +99,7 @@ func (m *Machine) becomeReady(e Ready) {
 	m.ready = true
 	m.partial = false
 	m.settle = 0
-	if m.record.Ladder.Starting {
-		m.record.Ladder.Starting = false
-		m.persist(false)
+	if m.record.Ladder.Starting && m.stable == 0 && m.record.Candidate == nil {
 		m.stable = m.startTimer(StableTimer)
 	}
 	switch m.state {
@@ -166,6 +172,13 @@ func (m *Machine) notReady(e NotReady) {
 	// rollback; if not, the change needs a full reload, which is no verdict.
 	m.partial = false
 	m.settle = 0
+	if !m.touched && m.state == Applying {
+		// The host has only compared: the retiring service stops now, and the
+		// candidate is retrieved once more.
+		m.record.Candidate.Phase = PhaseTriggered
+		m.persist(false)
+		m.await(DrainTimer)
+	}
 	if m.touched && m.state == Applying {
 		reason, ok := m.unhealthy()
 		if !ok {
@@ -233,16 +246,7 @@ func (m *Machine) timerFired(e TimerFired) {
 	case 0:
 	case m.stable:
 		m.stable = 0
-		if rung, _ := m.rung(); rung == RungLastKnownGood && (m.record.Ladder.Failures > 0 || m.lastKnownGoodFailed()) {
-			m.record.Ladder = Ladder{}
-			var report []Effect
-			if m.lastKnownGoodFailed() {
-				m.record.Status = Status{Hash: m.record.LastKnownGood.Hash, State: StatusApplied}
-				report = append(report, Report{Status: m.record.Status})
-			}
-			m.persist(false)
-			m.effects = append(m.effects, report...)
-		}
+		m.lasted()
 	case m.settle:
 		m.settle, m.settled = 0, true
 		m.trySettle()
@@ -257,6 +261,7 @@ func (m *Machine) timeout() {
 	case Trial:
 		applied := m.record.Candidate.Ref
 		m.record.promote()
+		m.stable = 0
 		m.count(OutcomeApplied)
 		m.record.Status = Status{Hash: applied.Hash, State: StatusApplied}
 		m.persist(false)
@@ -292,5 +297,24 @@ func (m *Machine) timeout() {
 			m.fall(reason)
 			m.do(Restart{Reason: reason, SafeMode: m.mustGoSafe()})
 		}
+	}
+}
+
+// lasted counts the start of the process as a success.
+func (m *Machine) lasted() {
+	m.record.Ladder.Starting = false
+	rung, _ := m.rung()
+	failed := m.lastKnownGoodFailed()
+	if rung != RungLastKnownGood || m.record.Ladder.Failures == 0 && !failed {
+		m.persist(false)
+		return
+	}
+	m.record.Ladder = Ladder{}
+	if failed {
+		m.record.Status = Status{Hash: m.record.LastKnownGood.Hash, State: StatusApplied}
+	}
+	m.persist(false)
+	if failed {
+		m.do(Report{Status: m.record.Status})
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/open-telemetry/opamp-go/protobufs"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -498,4 +499,15 @@ func named(files map[string]string) opampserver.Offer {
 		o.Files[name] = opampserver.File{Body: []byte(body), ContentType: "text/yaml"}
 	}
 	return o
+}
+
+// restartCommand tells an agent to restart.
+func restartCommand() *protobufs.ServerToAgent {
+	return &protobufs.ServerToAgent{Command: &protobufs.ServerToAgentCommand{Type: protobufs.CommandType_CommandType_Restart}}
+}
+
+// identification gives an agent another instance UID.
+func identification(uid string) *protobufs.ServerToAgent {
+	id := uuid.MustParse(uid)
+	return &protobufs.ServerToAgent{AgentIdentification: &protobufs.AgentIdentification{NewInstanceUid: id[:]}}
 }
