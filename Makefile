@@ -149,6 +149,12 @@ fmt: ## Format the code
 generate: ## Write generated files anew
 	@$(GO) generate ./...
 
+# A module of its own, as contrib's supervisor is: see above.
+.PHONY: contrib-golden
+contrib-golden: ## Write anew what contrib's extension makes of the blocks that we accept
+	@cd testbed/tools/contribconfig && $(GO) run . < $(CURDIR)/extension/opampextension/testdata/contrib_blocks.yaml \
+		> $(CURDIR)/extension/opampextension/testdata/contrib_blocks.golden.json
+
 .PHONY: generate-check
 generate-check: generate ## Check that generated files are up to date
 	@git diff --exit-code -- '*generated_*' '*README.md' '*documentation.md' || { echo 'generated files are not up to date: run "make generate" and commit'; exit 1; }
