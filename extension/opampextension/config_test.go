@@ -56,6 +56,8 @@ func load(block map[string]any) (*Config, error) {
 // TestContribBlocksLoadAsInContrib loads every block that a user of contrib's
 // extension may have, and compares with what that extension makes of it: the
 // values of all its keys, or the text of the error.
+//
+// Conformance: E10, 19
 func TestContribBlocksLoadAsInContrib(t *testing.T) {
 	text, err := os.ReadFile("testdata/contrib_blocks.yaml")
 	require.NoError(t, err)

@@ -24,7 +24,7 @@ import (
 func main() {
 	log.SetFlags(0)
 	if err := run(); err != nil {
-		log.Fatal("contribconfig: ", err)
+		log.Fatal("contribconfig: ", err) //nolint:forbidigo // this is main
 	}
 }
 
