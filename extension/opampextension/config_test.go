@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -131,4 +132,22 @@ func asJSON(t *testing.T, m map[string]any) map[string]any {
 	var out map[string]any
 	require.NoError(t, json.Unmarshal(text, &out))
 	return out
+}
+
+// TestPollingInterval: unset and zero mean the 30 s of the specification.
+//
+// Conformance: 13
+func TestPollingInterval(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]time.Duration{
+		"server: {http: {endpoint: http://x}}":                        30 * time.Second,
+		"server: {http: {endpoint: http://x, polling_interval: 0s}}":  30 * time.Second,
+		"server: {http: {endpoint: http://x, polling_interval: 45s}}": 45 * time.Second,
+	} {
+		var block map[string]any
+		require.NoError(t, yaml.Unmarshal([]byte(text), &block))
+		cfg, err := load(block)
+		require.NoError(t, err)
+		assert.Equal(t, want, cfg.Server.pollingInterval(), text)
+	}
 }

@@ -151,7 +151,7 @@ func TestNothingRunsBeforeStart(t *testing.T) {
 // TestInstanceUIDSurvivesReload: without a folder and without `instance_uid` the
 // next instance, which a reload makes, is the same agent.
 //
-// Conformance: E8, 38
+// Conformance: E8, 37, 38
 func TestInstanceUIDSurvivesReload(t *testing.T) {
 	withoutFolder(t)
 	url, received := serve(t)
@@ -298,7 +298,7 @@ func TestAuthorizationSeesTheRequestThatIsMade(t *testing.T) {
 // answers does not hold up the connection for ever, and nothing goes out without
 // credentials.
 //
-// Conformance: E4, 156
+// Conformance: E4
 func TestTokenEndpointThatHangsIsGivenUp(t *testing.T) {
 	t.Parallel()
 	ask, err := authorization(component.MustNewID("auth"), authHost{ext: authExtension{

@@ -36,7 +36,7 @@ func TestStartTimeIsThatOfTheStart(t *testing.T) {
 	s.mu.Lock()
 	well := s.health
 	s.mu.Unlock()
-	since := func(nanos uint64) time.Time { return time.Unix(0, int64(nanos)) } //nolint:gosec // until the year 2262
+	since := func(nanos uint64) time.Time { return time.Unix(0, int64(nanos)) } // until the year 2262
 	assert.False(t, since(well.GetStartTimeUnixNano()).Before(before))
 	assert.Empty(t, well.GetLastError())
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -19,6 +20,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/otelcol-opamp/otelcol-opamp/internal/health"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/remoteconfig"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/session"
 )
 
@@ -313,7 +315,7 @@ func TestRejectedCredentialsAreAskedForAgain(t *testing.T) {
 
 // TestErrorResponseIsTold, and the message that caused it is not sent again.
 //
-// Conformance: 155
+// Conformance: 35, 155
 func TestErrorResponseIsTold(t *testing.T) {
 	t.Parallel()
 	server := startServer(t, nil)
@@ -430,6 +432,64 @@ func TestRequestThatIsTooLargeIsNotRepeated(t *testing.T) {
 	}
 }
 
+// TestAnswerThatIsTooLargeOnceUnpacked is not taken, however short it comes.
+//
+// Conformance: 21
+func TestAnswerThatIsTooLargeOnceUnpacked(t *testing.T) {
+	t.Parallel()
+	answer := func(size int) []byte {
+		plain, err := proto.Marshal(&protobufs.ServerToAgent{RemoteConfig: &protobufs.AgentRemoteConfig{
+			ConfigHash: []byte("big"),
+			Config: &protobufs.AgentConfigMap{ConfigMap: map[string]*protobufs.AgentConfigObject{
+				"": {Body: make([]byte, size)},
+			}},
+		}})
+		require.NoError(t, err)
+		return packed(t, plain)
+	}
+	bodies := map[bool][]byte{true: answer(15 << 20), false: answer(17 << 20)} // the limit is 16 MiB
+	for taken, body := range bodies {
+		t.Run(strconv.FormatBool(taken), func(t *testing.T) {
+			t.Parallel()
+			var requests atomic.Int32
+			done := make(chan struct{})
+			url := rawServer(t, func(w http.ResponseWriter, _ *http.Request, _ *protobufs.AgentToServer) {
+				if requests.Add(1) == 3 { // the answers to the first two have been looked at
+					close(done)
+				}
+				w.Header().Set("Content-Encoding", "gzip")
+				w.Header().Set("Content-Type", "application/x-protobuf")
+				_, _ = w.Write(body) // the agent may hang up
+			})
+			set, events := settings(t, session.HTTP, url)
+			set.Callback.Offered = func(o remoteconfig.Offer) {
+				select {
+				case events.offers <- o:
+				default:
+				}
+			}
+			start(t, set)
+			select {
+			case <-done:
+			case <-time.After(waitTime):
+				t.Fatal("the agent does not poll any more")
+			}
+			assert.Equal(t, taken, len(events.offers) > 0)
+		})
+	}
+}
+
+// packed compresses.
+func packed(t *testing.T, plain []byte) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	z := gzip.NewWriter(&out)
+	_, err := z.Write(plain)
+	require.NoError(t, err)
+	require.NoError(t, z.Close())
+	return out.Bytes()
+}
+
 // TestAnswersAreUnderstood in the forms that a server may choose: compressed, or
 // with fields of a later version of the protocol.
 //
@@ -438,16 +498,11 @@ func TestAnswersAreUnderstood(t *testing.T) {
 	t.Parallel()
 	plain, err := proto.Marshal(&protobufs.ServerToAgent{RemoteConfig: &protobufs.AgentRemoteConfig{ConfigHash: []byte("new")}})
 	require.NoError(t, err)
-	var packed bytes.Buffer
-	z := gzip.NewWriter(&packed)
-	_, err = z.Write(plain)
-	require.NoError(t, err)
-	require.NoError(t, z.Close())
 	for name, tt := range map[string]struct {
 		encoding string
 		body     []byte
 	}{
-		"gzip":           {"gzip", packed.Bytes()},
+		"gzip":           {"gzip", packed(t, plain)},
 		"unknown fields": {"", protowire.AppendString(protowire.AppendTag(bytes.Clone(plain), 9999, protowire.BytesType), "later")},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -146,6 +146,7 @@ func start(t *testing.T, set session.Settings) *session.Session {
 	return s
 }
 
+// Conformance: 1, 24, 25, 27, 35
 func TestReportsAndOffers(t *testing.T) {
 	t.Parallel()
 	for _, transport := range []session.Transport{session.WebSocket, session.HTTP} {
@@ -196,6 +197,7 @@ func TestReportsAndOffers(t *testing.T) {
 	}
 }
 
+// Conformance: 49, 70
 func TestOfferIsIgnoredWithoutTheCapability(t *testing.T) {
 	t.Parallel()
 	server := startServer(t, nil)
@@ -211,6 +213,8 @@ func TestOfferIsIgnoredWithoutTheCapability(t *testing.T) {
 
 // TestNothingIsSentWithoutAuthorization: an auth extension that fails must not
 // lead to requests without credentials.
+//
+// Conformance: E4
 func TestNothingIsSentWithoutAuthorization(t *testing.T) {
 	t.Parallel()
 	for _, transport := range []session.Transport{session.WebSocket, session.HTTP} {
@@ -250,6 +254,7 @@ func TestNothingIsSentWithoutAuthorization(t *testing.T) {
 	}
 }
 
+// Conformance: 16
 func TestRedirectToAnotherHostIsNotFollowed(t *testing.T) {
 	t.Parallel()
 	for _, transport := range []session.Transport{session.WebSocket, session.HTTP} {
@@ -280,6 +285,7 @@ func TestRedirectToAnotherHostIsNotFollowed(t *testing.T) {
 	}
 }
 
+// Conformance: 20, 21
 func TestMessageThatIsTooLargeIsNotTaken(t *testing.T) {
 	t.Parallel()
 	for _, transport := range []session.Transport{session.WebSocket, session.HTTP} {
