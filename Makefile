@@ -148,10 +148,17 @@ fmt: ## Format the code
 .PHONY: generate
 generate: ## Write generated files anew
 	@$(GO) generate ./...
+	@cd testbed && $(GO) run ./cmd/conformance
+
+# A module of its own, as contrib's supervisor is: see above.
+.PHONY: contrib-golden
+contrib-golden: ## Write anew what contrib's extension makes of the blocks that we accept
+	@cd testbed/tools/contribconfig && $(GO) run . < $(CURDIR)/extension/opampextension/testdata/contrib_blocks.yaml \
+		> $(CURDIR)/extension/opampextension/testdata/contrib_blocks.golden.json
 
 .PHONY: generate-check
 generate-check: generate ## Check that generated files are up to date
-	@git diff --exit-code -- '*generated_*' '*README.md' '*documentation.md' || { echo 'generated files are not up to date: run "make generate" and commit'; exit 1; }
+	@git diff --exit-code -- '*generated_*' '*README.md' '*documentation.md' docs/conformance.md || { echo 'generated files are not up to date: run "make generate" and commit'; exit 1; }
 
 .PHONY: tidy
 tidy: ## Tidy all modules

@@ -63,14 +63,15 @@ type Config struct {
 
 // ServerConfig holds one of two transports.
 type ServerConfig struct {
-	WS   *WSConfig   `mapstructure:"ws,omitempty"`
-	HTTP *HTTPConfig `mapstructure:"http,omitempty"`
+	WS   *ConnectionConfig `mapstructure:"ws,omitempty"`
+	HTTP *HTTPConfig       `mapstructure:"http,omitempty"`
 
 	// prevent unkeyed literal initialization
 	_ struct{}
 }
 
-// ConnectionConfig is common to the transports.
+// ConnectionConfig is the WebSocket transport, and what plain HTTP has in common
+// with it.
 type ConnectionConfig struct {
 	// Endpoint is the server's URL. Required.
 	Endpoint string `mapstructure:"endpoint"`
@@ -85,18 +86,18 @@ type ConnectionConfig struct {
 	_ struct{}
 }
 
-// WSConfig is the WebSocket transport.
-type WSConfig struct {
-	ConnectionConfig `mapstructure:",squash"`
-
-	// prevent unkeyed literal initialization
-	_ struct{}
-}
-
-// HTTPConfig is the plain HTTP transport.
+// HTTPConfig is the plain HTTP transport. The fields of [ConnectionConfig] are
+// repeated: for an embedded struct the host's validation would name keys that
+// nobody can write.
 type HTTPConfig struct {
-	ConnectionConfig `mapstructure:",squash"`
-
+	// Endpoint is the server's URL. Required.
+	Endpoint string `mapstructure:"endpoint"`
+	// TLS is used for https.
+	TLS configtls.ClientConfig `mapstructure:"tls,omitempty"`
+	// Headers are sent with every request.
+	Headers map[string]configopaque.String `mapstructure:"headers,omitempty"`
+	// Auth is the ID of an extension that authenticates HTTP clients.
+	Auth component.ID `mapstructure:"auth,omitempty"`
 	// PollingInterval is the time between two requests when there is nothing
 	// to say. (default = 30s)
 	PollingInterval time.Duration `mapstructure:"polling_interval"`
@@ -210,16 +211,50 @@ func (cfg *Config) Validate() error {
 	if _, err := parseInstanceUID(cfg.InstanceUID); err != nil {
 		return errors.New("opamp instance_uid is invalid")
 	}
-	return errors.Join(cfg.Rollout.validate(), cfg.EffectiveConfig.validate())
+	return errors.Join(cfg.validateParent(), cfg.Rollout.validate(), cfg.EffectiveConfig.validate())
+}
+
+// Validate is called by the host, and by the extension's own validation: like
+// contrib's, a transport's mistake is told with its path and without.
+func (c *ConnectionConfig) Validate() error {
+	if c.Endpoint == "" {
+		return errors.New("opamp server endpoint must be provided")
+	}
+	return nil
+}
+
+// Validate is called like that of [ConnectionConfig].
+func (c *HTTPConfig) Validate() error {
+	if c.Endpoint == "" {
+		return errors.New("opamp server endpoint must be provided")
+	}
+	if c.PollingInterval < 0 {
+		return errors.New("polling interval must be 0 or greater")
+	}
+	return nil
+}
+
+// validateParent refuses what could only be a loop without pause, or never end
+// the process.
+func (cfg *Config) validateParent() error {
+	if cfg.PPID < 0 {
+		return fmt.Errorf("`ppid` must be 0 or greater, found %d", cfg.PPID)
+	}
+	if cfg.PPID > 0 && cfg.PPIDPollInterval <= 0 {
+		return fmt.Errorf("`ppid_poll_interval` must be positive, found %s", cfg.PPIDPollInterval)
+	}
+	return nil
 }
 
 func (s *ServerConfig) validate() error {
-	endpoint := s.connection().Endpoint
-	if endpoint == "" {
-		return errors.New("opamp server endpoint must be provided")
+	var err error
+	if s.WS != nil {
+		err = s.WS.Validate()
+	} else {
+		err = s.HTTP.Validate()
 	}
-	if s.HTTP != nil && s.HTTP.PollingInterval < 0 {
-		return errors.New("polling interval must be 0 or greater")
+	if err != nil {
+		return err
 	}
 	// opamp-go dials a WebSocket to an https URL too, so that contrib's users
 	// may have one.
@@ -227,7 +262,7 @@ func (s *ServerConfig) validate() error {
 	if s.HTTP != nil {
 		key, schemes = "server::http::endpoint", []string{"http", "https"}
 	}
-	u, err := url.Parse(endpoint)
+	u, err := url.Parse(s.connection().Endpoint)
 	if err != nil {
 		// The error of the library repeats the URL, which may hold a password.
 		return fmt.Errorf("`%s` must be a URL such as %s://host:4320/v1/opamp", key, schemes[1])
@@ -267,9 +302,9 @@ func (e *EffectiveConfigConfig) validate() error {
 // has exactly one transport after validation.
 func (s *ServerConfig) connection() *ConnectionConfig {
 	if s.WS != nil {
-		return &s.WS.ConnectionConfig
+		return s.WS
 	}
-	return &s.HTTP.ConnectionConfig
+	return &ConnectionConfig{Endpoint: s.HTTP.Endpoint, TLS: s.HTTP.TLS, Headers: s.HTTP.Headers, Auth: s.HTTP.Auth}
 }
 
 // pollingInterval is meaningful for HTTP only.

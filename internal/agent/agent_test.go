@@ -53,6 +53,7 @@ type opampServer struct {
 	health      *protobufs.ComponentHealth
 	uids        map[string]bool
 	caps        uint64
+	comings     []string // "hello" for each connection, "goodbye" for each AgentDisconnect
 	changed     chan struct{}
 }
 
@@ -89,6 +90,7 @@ func (s *opampServer) connected(_ context.Context, c types.Connection) {
 	defer s.mu.Unlock()
 	s.conns[c] = true
 	s.connections++
+	s.comings = append(s.comings, "hello")
 }
 
 func (s *opampServer) closed(c types.Connection) {
@@ -102,6 +104,9 @@ func (s *opampServer) message(_ context.Context, _ types.Connection, m *protobuf
 	defer s.mu.Unlock()
 	s.uids[uuid.UUID(m.GetInstanceUid()).String()] = true
 	s.caps = m.GetCapabilities()
+	if m.GetAgentDisconnect() != nil {
+		s.comings = append(s.comings, "goodbye")
+	}
 	if status := m.GetRemoteConfigStatus(); status != nil {
 		s.statuses = append(s.statuses, status)
 	}
@@ -318,6 +323,7 @@ func (h *host) end() {
 	<-h.stopped
 }
 
+// Conformance: 38, 65, 72, 73, 76, E8
 func TestOfferIsAppliedInPlace(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -351,6 +357,7 @@ func TestOfferIsAppliedInPlace(t *testing.T) {
 	s.mu.Unlock()
 }
 
+// Conformance: 73, 77
 func TestDryRunFailureTouchesNothing(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -370,6 +377,7 @@ func TestDryRunFailureTouchesNothing(t *testing.T) {
 	assert.Equal(t, 1, generations)
 }
 
+// Conformance: 65, 73, 78
 func TestPermanentErrorInTrialRollsBack(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -437,6 +445,7 @@ func TestFolderOfAnotherProcessIsAnError(t *testing.T) {
 	require.ErrorContains(t, err, fmt.Sprintf("in use by process %d", os.Getpid()))
 }
 
+// Conformance: 0x0002, 0x1000
 func TestFolderThatCannotBeUsedTurnsRemoteConfigurationOff(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "file")
@@ -448,6 +457,32 @@ func TestFolderThatCannotBeUsedTurnsRemoteConfigurationOff(t *testing.T) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	assert.Zero(t, s.caps&uint64(protobufs.AgentCapabilities_AgentCapabilities_AcceptsRemoteConfig|protobufs.AgentCapabilities_AgentCapabilities_ReportsRemoteConfig))
+}
+
+// TestOtherSettingsConnectAnew: the agent leaves before it comes back, so that it
+// never has two connections, and stays the same agent.
+//
+// Conformance: 38, 160
+func TestOtherSettingsConnectAnew(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	h := newHost(t, s, t.TempDir())
+	p, err := agent.AcquireProvider(t.Context(), h.name, h.dir, zap.NewNop())
+	require.NoError(t, err)
+	for i := range 2 {
+		set := h.settings()
+		set.SameSession = i
+		e, err := agent.AcquireExtension(t.Context(), h.name, set)
+		require.NoError(t, err)
+		s.wait(t, "the connection", func() bool { return s.connections == i+1 && len(s.uids) > 0 })
+		require.NoError(t, e.Release(t.Context()))
+	}
+	require.NoError(t, p.Release(t.Context()))
+	s.wait(t, "the last goodbye", func() bool { return len(s.comings) == 4 })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	assert.Equal(t, []string{"hello", "goodbye", "hello", "goodbye"}, s.comings)
+	assert.Len(t, s.uids, 1)
 }
 
 // TestLeasesInEveryOrder releases the two leases of an agent in both orders; the

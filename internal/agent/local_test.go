@@ -48,6 +48,8 @@ func TestLocalExtensions(t *testing.T) {
 
 // TestRemoteConfigurationCannotRemoveTheAgent lists the forms in which it was
 // tried.
+//
+// Conformance: 77
 func TestRemoteConfigurationCannotRemoveTheAgent(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ remote, want, wantErr string }{

@@ -24,6 +24,7 @@ func view(t *testing.T, s effectiveconfig.Snapshot, v effectiveconfig.View) map[
 	return parse(t, string(data))
 }
 
+// Conformance: 69, E7
 func TestReferencesStandInPlaceOfValues(t *testing.T) {
 	t.Parallel()
 	s := effectiveconfig.Snapshot{
@@ -85,6 +86,7 @@ func TestWithoutTheWrittenFormOnlyKeysAreShown(t *testing.T) {
 	assert.Equal(t, parse(t, "exporters: {otlp: {token: '[REDACTED]', n: '[REDACTED]', l: ['[REDACTED]']}}"), view(t, s, effectiveconfig.References))
 }
 
+// Conformance: 65
 func TestViewAfterAPartialReload(t *testing.T) {
 	t.Parallel()
 	snapshot := effectiveconfig.Snapshot{

@@ -13,6 +13,7 @@ import (
 	"github.com/otelcol-opamp/otelcol-opamp/internal/health"
 )
 
+// Conformance: 52, 53, 54, E6
 func TestTree(t *testing.T) {
 	t.Parallel()
 	traces := pipeline.NewID(pipeline.SignalTraces)

@@ -13,6 +13,7 @@ func file(name, body string) remoteconfig.File {
 	return remoteconfig.File{Name: name, Body: []byte(body)}
 }
 
+// Conformance: 71
 func TestFilesMergeSortedByNameUnnamedLast(t *testing.T) {
 	t.Parallel()
 	files := []remoteconfig.File{

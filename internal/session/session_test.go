@@ -153,6 +153,7 @@ func start(t *testing.T, set session.Settings) *session.Session {
 	return s
 }
 
+// Conformance: 1, 24, 25, 27, 35
 func TestReportsAndOffers(t *testing.T) {
 	t.Parallel()
 	for _, transport := range []session.Transport{session.WebSocket, session.HTTP} {
@@ -203,6 +204,7 @@ func TestReportsAndOffers(t *testing.T) {
 	}
 }
 
+// Conformance: 49, 70
 func TestOfferIsIgnoredWithoutTheCapability(t *testing.T) {
 	t.Parallel()
 	server := startServer(t, nil)
@@ -218,6 +220,8 @@ func TestOfferIsIgnoredWithoutTheCapability(t *testing.T) {
 
 // TestNothingIsSentWithoutAuthorization: an auth extension that fails must not
 // lead to requests without credentials.
+//
+// Conformance: E4
 func TestNothingIsSentWithoutAuthorization(t *testing.T) {
 	t.Parallel()
 	for _, transport := range []session.Transport{session.WebSocket, session.HTTP} {
@@ -257,6 +261,7 @@ func TestNothingIsSentWithoutAuthorization(t *testing.T) {
 	}
 }
 
+// Conformance: 16
 func TestRedirectToAnotherHostIsNotFollowed(t *testing.T) {
 	t.Parallel()
 	for _, transport := range []session.Transport{session.WebSocket, session.HTTP} {
@@ -287,6 +292,7 @@ func TestRedirectToAnotherHostIsNotFollowed(t *testing.T) {
 	}
 }
 
+// Conformance: 20, 21
 func TestMessageThatIsTooLargeIsNotTaken(t *testing.T) {
 	t.Parallel()
 	for _, transport := range []session.Transport{session.WebSocket, session.HTTP} {

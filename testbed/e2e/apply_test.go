@@ -16,6 +16,8 @@ import (
 
 // An offer is applied in the running process: the session survives, and no span
 // that was accepted is lost.
+//
+// Conformance: 1, 29, 30, 73, 76
 func TestOfferIsAppliedInPlace(t *testing.T) {
 	t.Parallel()
 	for name, o := range map[string]options{
@@ -56,6 +58,8 @@ func TestOfferIsAppliedInPlace(t *testing.T) {
 
 // The files of an offer are merged by name, later over earlier and the one
 // without a name last, in whatever order they come over the wire.
+//
+// Conformance: 71
 func TestFilesAreMergedByName(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{rollout: "{trial_period: 50ms}"})

@@ -25,6 +25,8 @@ const (
 
 // A Collector that was configured remotely needs no server to come back as it
 // was.
+//
+// Conformance: 38, 74, E8
 func TestRestartWithoutServerRunsTheLastKnownGood(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{})
@@ -67,6 +69,8 @@ func TestStartWithoutServerAndThenWithOne(t *testing.T) {
 }
 
 // The usual first start: a file that only says where the server is.
+//
+// Conformance: 55
 func TestBootstrapWithoutPipelines(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{})
@@ -202,6 +206,8 @@ func TestSecondProcessWithTheSameFolderIsTurnedAway(t *testing.T) {
 
 // A Collector whose state folder is of no use runs what it has locally and says
 // why it cannot be managed.
+//
+// Conformance: 0x0002, 49
 func TestFolderThatCannotBeWritten(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{})
@@ -225,6 +231,8 @@ func TestFolderThatCannotBeWritten(t *testing.T) {
 }
 
 // Contrib's way of using the extension: it reports, and nothing can be changed.
+//
+// Conformance: 0x0002, 0x1000, 49, 70, 167
 func TestWithoutProviderNothingIsAccepted(t *testing.T) {
 	t.Parallel()
 	for _, transport := range []opampserver.Transport{opampserver.WebSocket, opampserver.HTTP} {

@@ -129,6 +129,8 @@ func TestDeathInTrialIsAVerdict(t *testing.T) {
 
 // A connection that breaks says nothing about the configuration in trial, and the
 // outcome is reported on the next one.
+//
+// Conformance: 33
 func TestConnectionLossInTrialIsNoVerdict(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{rollout: "{trial_period: 1s}"})

@@ -213,6 +213,8 @@ func TestFatalErrorOutsideATrialEndsWithAnErrorCode(t *testing.T) {
 
 // When not even the local configuration can be read, the process goes on as
 // nothing but the agent: it says why, and comes back when the file is repaired.
+//
+// Conformance: E11
 func TestSafeModeWhenTheLocalConfigurationIsBroken(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{})

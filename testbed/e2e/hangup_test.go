@@ -18,6 +18,8 @@ import (
 
 // A SIGHUP makes the Collector read its local files again. The session and the
 // remote configuration stay.
+//
+// Conformance: 38, E8
 func TestLocalEditAndHangup(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{})

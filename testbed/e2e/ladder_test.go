@@ -94,6 +94,8 @@ func TestLastKnownGoodThatHangsAtItsStart(t *testing.T) {
 
 // A local configuration that does not start leads to safe mode, which a new offer
 // ends.
+//
+// Conformance: E11
 func TestLocalConfigurationThatDoesNotStart(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{})

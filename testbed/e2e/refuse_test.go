@@ -14,6 +14,8 @@ import (
 
 // Whatever is wrong with an offer: it is refused with a text that names the cause
 // while the pipelines go on as if nothing had been offered.
+//
+// Conformance: 28, 66, 73, 161
 func TestInvalidOfferTouchesNothing(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
@@ -118,6 +120,8 @@ service: {pipelines: {traces: {exporters: [otlp_grpc, fault]}}}`),
 }
 
 // What was refused is not tried again, but stated when somebody asks.
+//
+// Conformance: 28, 31, 72, 75
 func TestRefusedOfferIsNotRetried(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{})

@@ -42,6 +42,8 @@ func (w *world) controlFile() (path string, turnBad func()) {
 
 // A candidate of which a component gives up in the trial is rolled back by one
 // more reload. The rejection is stated, explained and remembered.
+//
+// Conformance: 65, 78
 func TestPermanentErrorInTrialIsRolledBack(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{rollout: longTrial()})

@@ -15,6 +15,8 @@ import (
 
 // The value of a variable that is referred to is used, and appears nowhere else:
 // not in a message, not in the log, not on disk.
+//
+// Conformance: 69, E7
 func TestSecretsStayInTheProcess(t *testing.T) {
 	t.Parallel()
 	for name, secret := range map[string]struct {
