@@ -183,7 +183,7 @@ func (a *Agent) managed() bool {
 	if a.safe {
 		return true
 	}
-	if ids, known := localExtensions(a.args()); known {
+	if ids, known := localExtensions(a.args()); known && len(configURIs(a.args())) > 0 {
 		return slices.Contains(ids, ownID(a.name))
 	}
 	return len(a.required) > 0
@@ -194,8 +194,12 @@ func (a *Agent) managed() bool {
 // start said it needs.
 func keptExtensions(name string, args, required []string) []string {
 	ids, known := localExtensions(args)
-	if known {
+	switch {
+	case known && len(configURIs(args)) > 0:
 		return ids
+	case known:
+		return []string{ownID(name)}
+	default:
+		return append(append([]string{ownID(name)}, ids...), required...)
 	}
-	return append(append([]string{ownID(name)}, ids...), required...)
 }

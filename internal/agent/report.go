@@ -24,8 +24,15 @@ import (
 // callbacks are called by the client; they post and return.
 func (a *Agent) callbacks() session.Callbacks {
 	var connected atomic.Bool // to log changes only; HTTP connects with every request
+	var before atomic.Bool    // there was a connection in this session
+	transport := a.settings.Session.Transport
 	return session.Callbacks{
 		Connected: func() {
+			if before.Swap(true) && transport != session.HTTP {
+				// The client leaves health out of the first message of a later
+				// connection, perhaps to a server that knows nothing of it.
+				a.queue.post(func() { a.reportHealth(true) })
+			}
 			if !connected.Swap(true) {
 				a.log.Load().Info("Connected to the OpAMP server")
 				a.log.Load().Debug("Connected to the OpAMP server") // contrib's supervisor waits for this line at this level

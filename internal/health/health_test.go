@@ -52,6 +52,8 @@ func TestTree(t *testing.T) {
 
 // A recoverable error is shown when it has lasted; one that is over before is
 // never shown, and one that keeps coming is.
+//
+// Conformance: E5
 func TestRecoverableErrorsAreDamped(t *testing.T) {
 	t.Parallel()
 	otlp := componentstatus.NewInstanceID(component.MustNewID("otlp"), component.KindReceiver, pipeline.NewID(pipeline.SignalTraces))

@@ -27,7 +27,7 @@ func heartbeatsOf(c client.OpAMPClient) (h heartbeats) {
 	if !sender.IsValid() {
 		return heartbeats{}
 	}
-	setter, ok := sender.Interface().(interface{ SetHeartbeatInterval(time.Duration) error })
+	setter, ok := reflect.TypeAssert[interface{ SetHeartbeatInterval(time.Duration) error }](sender)
 	if !ok {
 		return heartbeats{}
 	}
@@ -35,7 +35,7 @@ func heartbeatsOf(c client.OpAMPClient) (h heartbeats) {
 	if !interval.IsValid() {
 		return heartbeats{}
 	}
-	milliseconds, ok := interval.Addr().Interface().(*atomic.Int64)
+	milliseconds, ok := reflect.TypeAssert[*atomic.Int64](interval.Addr())
 	if !ok {
 		return heartbeats{}
 	}

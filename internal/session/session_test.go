@@ -1,6 +1,7 @@
 package session_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net/http"
@@ -314,28 +315,15 @@ func TestMessageThatIsTooLargeIsNotTaken(t *testing.T) {
 	}
 }
 
-func (s *opampServer) set(answer *protobufs.ServerToAgent) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.answer = answer
-}
-
-// until returns the first message that matches.
-func (s *opampServer) until(t *testing.T, match func(*protobufs.AgentToServer) bool) *protobufs.AgentToServer {
-	t.Helper()
-	for {
-		if m := s.next(t); match(m) {
-			return m
-		}
-	}
-}
-
+// The server may restart the Collector.
+//
+// Conformance: 145, 0x0400
 func TestRestartCommand(t *testing.T) {
 	t.Parallel()
 	for _, transport := range []session.Transport{session.WebSocket, session.HTTP} {
 		s := startServer(t, nil)
 		set, e := settings(t, transport, s.url(transport))
-		s.set(&protobufs.ServerToAgent{Command: &protobufs.ServerToAgentCommand{Type: protobufs.CommandType_CommandType_Restart}})
+		s.reply(&protobufs.ServerToAgent{Command: &protobufs.ServerToAgentCommand{Type: protobufs.CommandType_CommandType_Restart}})
 		set.Capabilities.Restart = true
 		start(t, set)
 		caps := s.next(t).GetCapabilities()
@@ -352,7 +340,7 @@ func TestRestartCommandIsIgnoredWithoutTheCapability(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, nil)
 	set, e := settings(t, session.WebSocket, s.url(session.WebSocket))
-	s.set(&protobufs.ServerToAgent{
+	s.reply(&protobufs.ServerToAgent{
 		Command:      &protobufs.ServerToAgentCommand{Type: protobufs.CommandType_CommandType_Restart},
 		RemoteConfig: &protobufs.AgentRemoteConfig{ConfigHash: []byte("x"), Config: &protobufs.AgentConfigMap{}},
 	})
@@ -365,13 +353,16 @@ func TestRestartCommandIsIgnoredWithoutTheCapability(t *testing.T) {
 	assert.Empty(t, e.restarts)
 }
 
+// The server may be asked for an instance UID, and what it gives is used.
+//
+// Conformance: 39, 40
 func TestInstanceUIDOfTheServer(t *testing.T) {
 	t.Parallel()
 	for _, transport := range []session.Transport{session.WebSocket, session.HTTP} {
 		s := startServer(t, nil)
 		set, e := settings(t, transport, s.url(transport))
 		given := [16]byte{7, 7, 7}
-		s.set(&protobufs.ServerToAgent{AgentIdentification: &protobufs.AgentIdentification{NewInstanceUid: given[:]}})
+		s.reply(&protobufs.ServerToAgent{AgentIdentification: &protobufs.AgentIdentification{NewInstanceUid: given[:]}})
 		set.RequestInstanceUID = true
 		sess := start(t, set)
 		first := s.next(t)
@@ -384,23 +375,25 @@ func TestInstanceUIDOfTheServer(t *testing.T) {
 			t.Fatal("the UID was not heard")
 		}
 		require.NoError(t, sess.SetHealth(health.Node{}))
-		s.until(t, func(m *protobufs.AgentToServer) bool { return string(m.GetInstanceUid()) == string(given[:]) })
+		s.until(t, func(m *protobufs.AgentToServer) bool { return bytes.Equal(m.GetInstanceUid(), given[:]) })
 	}
 }
 
 // An offer of connection settings that says nothing about heartbeats, or 0, does
 // not end them.
+//
+// Conformance: 61
 func TestHeartbeatsGoOn(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, nil)
 	set, _ := settings(t, session.WebSocket, s.url(session.WebSocket))
-	s.set(&protobufs.ServerToAgent{ConnectionSettings: &protobufs.ConnectionSettingsOffers{Opamp: &protobufs.OpAMPConnectionSettings{HeartbeatIntervalSeconds: 1}}})
+	s.reply(&protobufs.ServerToAgent{ConnectionSettings: &protobufs.ConnectionSettingsOffers{Opamp: &protobufs.OpAMPConnectionSettings{HeartbeatIntervalSeconds: 1}}})
 	start(t, set)
 	heartbeat := func(m *protobufs.AgentToServer) bool {
 		return m.GetSequenceNum() > 0 && m.GetAgentDescription() == nil && m.GetHealth() == nil && m.GetEffectiveConfig() == nil
 	}
 	s.until(t, heartbeat) // after one second: it is obeyed
-	s.set(&protobufs.ServerToAgent{ConnectionSettings: &protobufs.ConnectionSettingsOffers{Opamp: &protobufs.OpAMPConnectionSettings{}}})
+	s.reply(&protobufs.ServerToAgent{ConnectionSettings: &protobufs.ConnectionSettingsOffers{Opamp: &protobufs.OpAMPConnectionSettings{}}})
 	for range 3 {
 		s.until(t, heartbeat)
 	}
@@ -417,6 +410,8 @@ func TestHeartbeatsOfTheClient(t *testing.T) {
 }
 
 // Reports that are too large, or no UTF-8, are trimmed and marked, never lost.
+//
+// Conformance: 22
 func TestReportsAreTrimmed(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, nil)
