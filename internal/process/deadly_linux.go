@@ -3,12 +3,9 @@ package process
 import (
 	"os"
 	"os/signal"
-	"runtime"
 	"syscall"
 	"time"
 	"unsafe"
-
-	"golang.org/x/sys/unix"
 )
 
 // arriveTime is how long a signal that interrupted a thread before makeDeadly may
@@ -20,11 +17,11 @@ const arriveTime = time.Millisecond
 // now on. Those that came before reach the ones who listen for them before it
 // returns. [signal.Reset] is not enough: a signal on its way to Go's handler may
 // be lost with the thread that handles it when the process is replaced.
+//
+// The first process of a container is an exception that nothing can be done about:
+// for it the kernel drops signals with the default action, from here until Go's
+// runtime has started in the successor, some milliseconds later.
 func makeDeadly() {
-	if os.Getpid() == 1 {
-		keepPending()
-		return
-	}
 	// All zeros are the default action with no flag, in whatever order the
 	// fields are; eight words are more than any Linux has in a sigaction, and
 	// signal sets have eight bytes.
@@ -39,21 +36,4 @@ func makeDeadly() {
 	}
 	time.Sleep(arriveTime)
 	signal.Stop(arrived) // waits until what has arrived is handed on
-}
-
-// keepPending is makeDeadly for the first process of a container, for which the
-// kernel drops signals with the default action. They are blocked on the thread
-// that will call execve instead: those that come wait for the successor, in which
-// Go's runtime unblocks them when somebody listens.
-func keepPending() {
-	runtime.LockOSThread() // for the rest of this self
-	arrived := make(chan os.Signal, 1)
-	signal.Notify(arrived, syscall.SIGTERM, syscall.SIGINT)
-	var set unix.Sigset_t
-	for _, s := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
-		set.Val[0] |= 1 << (uint(s) - 1)
-	}
-	_ = unix.PthreadSigmask(unix.SIG_BLOCK, &set, nil) // it only refuses a set that is none
-	time.Sleep(arriveTime)
-	signal.Stop(arrived)
 }
