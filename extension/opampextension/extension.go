@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"sync"
 	"sync/atomic"
 
 	"go.opentelemetry.io/collector/component"
@@ -27,6 +28,10 @@ type opampExtension struct {
 	lease atomic.Pointer[agent.ExtensionLease]
 	// stopped: Shutdown was called after Start.
 	stopped atomic.Bool
+	// ready is closed by the first Ready.
+	ready     chan struct{}
+	readyOnce sync.Once
+	parent    *parentWatch
 }
 
 var (
@@ -38,7 +43,7 @@ var (
 )
 
 func newExtension(set extension.Settings, cfg *Config) *opampExtension {
-	return &opampExtension{set: set, cfg: cfg}
+	return &opampExtension{set: set, cfg: cfg, ready: make(chan struct{})}
 }
 
 // Dependencies implements [extensioncapabilities.Dependent].
@@ -63,6 +68,7 @@ func (e *opampExtension) Start(ctx context.Context, host component.Host) error {
 		return fmt.Errorf("starting the OpAMP agent: %w", err)
 	}
 	e.lease.Store(lease)
+	e.parent = e.watchParent(host)
 	return nil
 }
 
@@ -111,6 +117,7 @@ func (e *opampExtension) settings(ctx context.Context, host component.Host) (age
 		Describe:            e.describe,
 		Components:          components(host),
 		AcceptsRemoteConfig: capabilities.AcceptsRemoteConfig,
+		Supervised:          e.cfg.PPID != 0,
 		Rollout:             e.cfg.Rollout.durations(),
 		View:                effectiveconfig.View(e.cfg.EffectiveConfig.View),
 		Log:                 e.set.Logger,
@@ -144,6 +151,7 @@ func (e *opampExtension) Shutdown(ctx context.Context) error {
 		return nil
 	}
 	e.stopped.Store(true)
+	e.parent.stop()
 	// The host has no use for an error: it would report this extension as
 	// failed although the process, or the next generation, goes on.
 	if err := lease.Release(ctx); err != nil {
@@ -171,6 +179,7 @@ func (e *opampExtension) NotifyConfigSnapshot(_ context.Context, snapshot extens
 
 // Ready implements [extensioncapabilities.PipelineWatcher].
 func (e *opampExtension) Ready() error {
+	e.readyOnce.Do(func() { close(e.ready) })
 	if lease := e.lease.Load(); lease != nil {
 		lease.Ready()
 	}
@@ -188,6 +197,9 @@ func (e *opampExtension) NotReady() error {
 // ComponentStatusChanged implements [componentstatus.Watcher]. The host calls it
 // under a lock, so it only posts.
 func (e *opampExtension) ComponentStatusChanged(source *componentstatus.InstanceID, event *componentstatus.Event) {
+	if event.Status() == componentstatus.StatusFatalError && source.Kind() == component.KindExtension && source.ComponentID() == e.set.ID {
+		return // an orphan ends: nothing has failed, and nothing is to be started again
+	}
 	if lease := e.lease.Load(); lease != nil {
 		lease.ComponentStatus(source, event)
 		return

@@ -47,9 +47,12 @@ type ExtensionSettings struct {
 	// AcceptsRemoteConfig is the user's consent; an opamp: URI and a usable
 	// state folder are needed besides.
 	AcceptsRemoteConfig bool
-	Rollout             Rollout
-	View                effectiveconfig.View
-	Log                 *zap.Logger
+	// Supervised means that another process decides what this one runs: nothing
+	// is accepted, nothing kept, and the process never replaced.
+	Supervised bool
+	Rollout    Rollout
+	View       effectiveconfig.View
+	Log        *zap.Logger
 }
 
 // ExtensionLease is an extension instance's hold on an agent. Its methods are
@@ -65,6 +68,9 @@ type ExtensionLease struct {
 // one with the same settings. The caller must Release the lease.
 func AcquireExtension(ctx context.Context, name string, set ExtensionSettings) (*ExtensionLease, error) {
 	a, err := lease(ctx, name, func() (*Agent, error) {
+		if set.Supervised {
+			return newAgent(name, nil, errSupervised, set.Log), nil
+		}
 		// No opamp: URI is given. A folder only serves to keep the instance
 		// UID then: it is used if somebody made it for us, and any trouble with
 		// it is none of the user's.
@@ -220,6 +226,7 @@ func componentState(s componentstatus.Status) (rollout.ComponentState, bool) {
 func (a *Agent) attach(e *ExtensionLease, set ExtensionSettings) error {
 	former := a.settings
 	a.extension, a.settings = e, set
+	a.supervised = a.supervised || set.Supervised
 	a.tree = health.NewTree()
 	if a.provider == nil {
 		a.log.Store(set.Log) // the provider's logger outlives services; without one, this is all there is
