@@ -84,7 +84,7 @@ func child(pid int) *opampExtension {
 	cfg := createDefaultConfig().(*Config)
 	cfg.Server.WS = &WSConfig{}
 	cfg.Server.WS.Endpoint = "ws://127.0.0.1:1/v1/opamp" // nobody is there
-	cfg.PPID = int32(pid)                                //nolint:gosec // an ID of a process
+	cfg.PPID = int32(pid)
 	cfg.PPIDPollInterval = 10 * time.Millisecond
 	return newExtension(extensiontest.NewNopSettings(metadata.Type), cfg)
 }
