@@ -41,6 +41,12 @@ const (
 	logOrphan   = "This process is an orphan and ends"
 	logComplete = "Shutdown complete"
 	logNoGuard  = "No guard"
+
+	logSupervisor = "Supervisor starting"
+	logNoNop      = `'receivers' unknown type: "nop"`
+	// supervisorStarts is how often the supervisor is started: one in ten starts
+	// fails on a busy machine.
+	supervisorStarts = 5
 )
 
 // supervisorBinary is contrib's supervisor. It skips the test without one.
@@ -122,11 +128,14 @@ func (w *world) supervise(hup bool, args ...string) *supervisor {
 		"orphan_detection_interval: 5s":     fmt.Sprintf("orphan_detection_interval: %s", orphanLook),
 		"/var/lib/otelcol-opamp-supervisor": s.storage,
 	})+"telemetry: {metrics: {level: none}}\n"), 0o600))
-	s.Process, err = otelcol.Start(otelcol.Settings{Binary: supervisorBinary(w.t), Args: []string{"--config=" + config}})
-	require.NoError(w.t, err)
-	s.watch()
+	settings := otelcol.Settings{Binary: supervisorBinary(w.t), Args: []string{"--config=" + config}}
 	w.t.Cleanup(func() {
-		s.unwatch()
+		if s.Process == nil {
+			return
+		}
+		if s.unwatch != nil {
+			s.unwatch()
+		}
 		if !s.ended {
 			assert.NoError(w.t, s.KillAll())
 		}
@@ -134,7 +143,34 @@ func (w *world) supervise(hup bool, args ...string) *supervisor {
 			w.t.Logf("the log of the supervisor:\n%s\nthe log of the last Collector:\n%s", s.Log(), s.log())
 		}
 	})
-	return s
+	for range supervisorStarts {
+		s.Process, err = otelcol.Start(settings)
+		require.NoError(w.t, err)
+		if s.knowsTheCollector() {
+			s.watch()
+			return s
+		}
+		w.t.Log("the supervisor did not learn which gates the Collector has: starting it again")
+		require.NoError(w.t, s.KillAll())
+		_, err = s.Wait(patiently(w.t))
+		require.NoError(w.t, err)
+	}
+	require.Fail(w.t, "the supervisor never learned which gates the Collector has")
+	return nil
+}
+
+// knowsTheCollector waits until the supervisor has run the Collector for the first
+// time and reports whether it could. It reads the Collector's list of gates in a
+// race with the end of that process; without service.AllowNoPipelines in the list
+// it runs a receiver `nop`, which the small distribution does not have.
+func (s *supervisor) knowsTheCollector() bool {
+	s.w.t.Helper()
+	knows := false
+	eventually(s.w.t, func() bool {
+		knows = strings.Contains(s.Log(), logSupervisor)
+		return knows || strings.Contains(s.log(), logNoNop)
+	}, "the supervisor must run the Collector")
+	return knows
 }
 
 // modelBlock is a block of the page for a Collector, with the addresses of this
@@ -170,21 +206,30 @@ func (s *supervisor) watch() {
 			case <-done:
 				return
 			case <-look.C:
-				s.most.Store(max(s.most.Load(), int32(len(s.collectors()))))
+				pids := s.collectors()
+				if len(pids) > 1 {
+					// Processes are read one by one: one may have ended before the
+					// next was started. Those that are still there ran together.
+					again := s.collectors()
+					pids = slices.DeleteFunc(pids, func(pid int) bool { return !slices.Contains(again, pid) })
+				}
+				s.most.Store(max(s.most.Load(), int32(len(pids))))
 			}
 		}
 	})
 	s.unwatch = sync.OnceFunc(func() { close(done); work.Wait() })
 }
 
-// collectors are the processes that run a configuration of the supervisor's.
+// collectors are the children of the supervisor that run a configuration. (Their
+// own children are none: the runtime of Go makes one for an instant, to learn what
+// the kernel can do.)
 func (s *supervisor) collectors() []int {
-	left, err := s.Leftovers()
+	children, err := s.Children()
 	if err != nil {
 		return nil
 	}
-	return slices.DeleteFunc(left, func(pid int) bool {
-		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return slices.DeleteFunc(children, func(pid int) bool {
+		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)) // empty for a zombie
 		return err != nil || bytes.Contains(line, []byte("\x00validate\x00")) || !bytes.Contains(line, []byte("effective.yaml"))
 	})
 }
