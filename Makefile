@@ -19,7 +19,8 @@ FULL     := bin/otelcol-opamp
 SMALL    := bin/otelcol-opamp-testbed
 RACE     := bin/otelcol-opamp-testbed-race
 SERVER   := bin/opampserver
-# What is measured beside ours: contrib's supervisor, and Collectors that it can run.
+# What ours is tested with and measured beside: contrib's supervisor, and Collectors
+# that it can run.
 SUPERVISOR      := bin/opampsupervisor
 SUPERVISED      := bin/otelcol-supervised
 SUPERVISED_FULL := bin/otelcol-supervised-full
@@ -101,9 +102,9 @@ test-unit: ## Run the unit tests, with the race detector if there is a C compile
 	@$(GO) test -tags failpoints ./internal/failpoint ./internal/statedir
 
 .PHONY: test-e2e
-test-e2e: $(if $(RACEFLAG),$(RACE),$(SMALL)) ## Run the end-to-end tests against the small distribution
+test-e2e: $(if $(RACEFLAG),$(RACE),$(SMALL)) $(SUPERVISOR) ## Run the end-to-end tests against the small distribution
 	@echo "==> end-to-end tests$(if $(RACEFLAG),, without the race detector: no C compiler)"
-	@cd testbed && OTELCOL_OPAMP_BINARY=$(CURDIR)/$< $(GO) test -timeout 20m ./e2e/...
+	@cd testbed && OTELCOL_OPAMP_BINARY=$(CURDIR)/$< OTELCOL_OPAMP_SUPERVISOR=$(CURDIR)/$(SUPERVISOR) $(GO) test -timeout 20m ./e2e/...
 
 .PHONY: soak
 soak: $(SMALL) ## Kill, restart and disturb the small distribution for about 20 minutes (SEED=n to vary)

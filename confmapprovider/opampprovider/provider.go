@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 
 	"go.opentelemetry.io/collector/confmap"
@@ -108,7 +109,9 @@ func (p *provider) lease(ctx context.Context, at opampuri.URI) (*agent.ProviderL
 		}
 		return lease, nil
 	}
-	if at.Guard {
+	if at.Guard && agent.Supervised(at.Name, os.Args[1:]) {
+		p.log.Info("No guard: the extension has a `ppid`, and the process with that ID starts the Collector again when it dies")
+	} else if at.Guard {
 		if len(p.leases) > 0 && !guard.Child() {
 			return nil, errLateGuard
 		}

@@ -21,8 +21,12 @@ import (
 	"github.com/otelcol-opamp/otelcol-opamp/internal/effectiveconfig"
 )
 
-// defaultPollingInterval is the specification's (Plain HTTP Transport).
-const defaultPollingInterval = 30 * time.Second
+const (
+	// defaultPollingInterval is the specification's (Plain HTTP Transport).
+	defaultPollingInterval = 30 * time.Second
+	// defaultPPIDPollInterval is that of contrib's extension.
+	defaultPPIDPollInterval = 5 * time.Second
+)
 
 // Config is what users write. Every key, default and error text of contrib's
 // opampextension v0.158 is accepted unchanged.
@@ -44,11 +48,13 @@ type Config struct {
 	// AgentDescription changes what the server is told of this agent.
 	AgentDescription DescriptionConfig `mapstructure:"agent_description"`
 
-	// PPID is the process whose end should end this one. Accepted for
-	// compatibility. (default = 0, none)
+	// PPID is the process that supervises this one, usually its parent: when it
+	// ends, the Collector does. It also decides what runs: no remote
+	// configuration is accepted here. (default = 0, none)
 	PPID int32 `mapstructure:"ppid"`
 
-	// PPIDPollInterval is the time between two looks at PPID. (default = 5s)
+	// PPIDPollInterval is the time between two looks at PPID; 0 means the
+	// default. (default = 5s)
 	PPIDPollInterval time.Duration `mapstructure:"ppid_poll_interval"`
 
 	// Rollout holds the durations of a change of configuration.
@@ -180,7 +186,7 @@ func createDefaultConfig() component.Config {
 			ReportsHeartbeat:           true,
 			AcceptsRemoteConfig:        true,
 		},
-		PPIDPollInterval: 5 * time.Second,
+		PPIDPollInterval: defaultPPIDPollInterval,
 		Rollout: RolloutConfig{
 			PreflightTimeout: rollout.PreflightTimeout,
 			DrainTimeout:     rollout.DrainTimeout,

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -32,6 +33,10 @@ type opampExtension struct {
 	stopped atomic.Bool
 	// telemetry is nil before Start.
 	telemetry *metadata.TelemetryBuilder
+	// ready is closed by the first Ready.
+	ready     chan struct{}
+	readyOnce sync.Once
+	parent    *parentWatch
 }
 
 var (
@@ -43,7 +48,7 @@ var (
 )
 
 func newExtension(set extension.Settings, cfg *Config) *opampExtension {
-	return &opampExtension{set: set, cfg: cfg}
+	return &opampExtension{set: set, cfg: cfg, ready: make(chan struct{})}
 }
 
 // Dependencies implements [extensioncapabilities.Dependent].
@@ -81,6 +86,7 @@ func (e *opampExtension) Start(ctx context.Context, host component.Host) error {
 		return errors.Join(fmt.Errorf("registering the metrics of this extension: %w", err), lease.Release(ctx))
 	}
 	e.lease.Store(lease)
+	e.parent = e.watchParent(host)
 	return nil
 }
 
@@ -135,6 +141,7 @@ func (e *opampExtension) settings(ctx context.Context, host component.Host) (age
 		Describe:            e.describe,
 		Components:          components(host),
 		AcceptsRemoteConfig: capabilities.AcceptsRemoteConfig,
+		Supervised:          e.cfg.PPID != 0,
 		Rollout:             e.cfg.Rollout.durations(),
 		View:                effectiveconfig.View(e.cfg.EffectiveConfig.View),
 		Log:                 e.set.Logger,
@@ -168,6 +175,7 @@ func (e *opampExtension) Shutdown(ctx context.Context) error {
 		return nil
 	}
 	e.stopped.Store(true)
+	e.parent.stop()
 	e.telemetry.Shutdown()
 	// The host has no use for an error: it would report this extension as
 	// failed although the process, or the next generation, goes on.
@@ -196,6 +204,7 @@ func (e *opampExtension) NotifyConfigSnapshot(_ context.Context, snapshot extens
 
 // Ready implements [extensioncapabilities.PipelineWatcher].
 func (e *opampExtension) Ready() error {
+	e.readyOnce.Do(func() { close(e.ready) })
 	if lease := e.lease.Load(); lease != nil {
 		lease.Ready()
 	}
@@ -213,6 +222,9 @@ func (e *opampExtension) NotReady() error {
 // ComponentStatusChanged implements [componentstatus.Watcher]. The host calls it
 // under a lock, so it only posts.
 func (e *opampExtension) ComponentStatusChanged(source *componentstatus.InstanceID, event *componentstatus.Event) {
+	if event.Status() == componentstatus.StatusFatalError && source.Kind() == component.KindExtension && source.ComponentID() == e.set.ID {
+		return // an orphan ends: nothing has failed, and nothing is to be started again
+	}
 	if lease := e.lease.Load(); lease != nil {
 		lease.ComponentStatus(source, event)
 		return

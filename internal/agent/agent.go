@@ -127,19 +127,21 @@ type Agent struct {
 	offers      map[string]remoteconfig.Offer
 	scrubber    *scrub.Scrubber
 
-	provider  *ProviderLease // nil without a provider
-	released  bool           // the provider was shut down: the process ends in order
-	told      os.Signal      // what the process was told to end with; nil if it was not
-	original  []string       // the arguments that this process replaces; nil if they are its own
-	safe      bool           // this process runs nothing but the agent
-	retrieved time.Time      // when the host asked last
-	pausing   bool           // a start is put off
-	hostGone  bool           // the Collector's Run has returned or panicked
-	fatal     string         // the FatalError because of which the Collector ends
-	watch     *watch         // nil between two Retrieves
-	serving   *served        // the answer to the Retrieve in progress
-	latest    map[string]any // what the latest Retrieve was given
-	running   map[string]any // what the attached instance was given
+	provider *ProviderLease // nil without a provider
+	released bool           // the provider was shut down: the process ends in order
+	told     os.Signal      // what the process was told to end with; nil if it was not
+	original []string       // the arguments that this process replaces; nil if they are its own
+	safe     bool           // this process runs nothing but the agent
+	// supervised: another process decides what this one runs.
+	supervised bool
+	retrieved  time.Time      // when the host asked last
+	pausing    bool           // a start is put off
+	hostGone   bool           // the Collector's Run has returned or panicked
+	fatal      string         // the FatalError because of which the Collector ends
+	watch      *watch         // nil between two Retrieves
+	serving    *served        // the answer to the Retrieve in progress
+	latest     map[string]any // what the latest Retrieve was given
+	running    map[string]any // what the attached instance was given
 
 	extension *ExtensionLease // nil between two instances
 	settings  ExtensionSettings
@@ -340,6 +342,8 @@ func (a *Agent) newScrubber(texts ...[]byte) { a.scrubber = scrub.New(environ(),
 // one is.
 func (a *Agent) remoteConfigOff() string {
 	switch {
+	case a.supervised:
+		return errSupervised.Error()
 	case !a.settings.AcceptsRemoteConfig:
 		return "accepts_remote_config is false"
 	case a.provider == nil:

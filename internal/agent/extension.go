@@ -55,8 +55,11 @@ type ExtensionSettings struct {
 	// AcceptsRemoteConfig is the user's consent; an opamp: URI and a usable
 	// state folder are needed besides.
 	AcceptsRemoteConfig bool
-	Rollout             Rollout
-	View                effectiveconfig.View
+	// Supervised means that another process decides what this one runs: nothing
+	// is accepted, nothing kept, and the process never replaced.
+	Supervised bool
+	Rollout    Rollout
+	View       effectiveconfig.View
 	// Applied is told how long it took from the begin of an offer's dry run until
 	// it was applied, trial included. It may be nil, is called by the agent's
 	// goroutine and must not wait.
@@ -77,6 +80,9 @@ type ExtensionLease struct {
 // one with the same settings. The caller must Release the lease.
 func AcquireExtension(ctx context.Context, name string, set ExtensionSettings) (*ExtensionLease, error) {
 	a, err := lease(ctx, name, func() (*Agent, error) {
+		if set.Supervised {
+			return newAgent(name, nil, errSupervised, set.Log), nil
+		}
 		// No opamp: URI is given. A folder only serves to keep the instance
 		// UID then: it is used if somebody made it for us, and any trouble with
 		// it is none of the user's.
@@ -243,6 +249,7 @@ func componentState(s componentstatus.Status) (rollout.ComponentState, bool) {
 func (a *Agent) attach(e *ExtensionLease, set ExtensionSettings) error {
 	former := a.settings
 	a.extension, a.settings = e, set
+	a.supervised = a.supervised || set.Supervised
 	a.tree = health.NewTree()
 	if a.provider == nil {
 		a.log.Store(set.Log) // the provider's logger outlives services; without one, this is all there is

@@ -73,24 +73,33 @@ func (a *Agent) localReadable() bool {
 
 // localLayer reads one layer, references unexpanded.
 func localLayer(uri string) (map[string]any, bool) {
-	text, isYAML := strings.CutPrefix(uri, "yaml:")
-	if !isYAML {
-		path := strings.TrimPrefix(uri, "file:")
-		info, err := os.Stat(path)
-		if err != nil || !info.Mode().IsRegular() || info.Size() > maxLayer {
-			return nil, false
-		}
-		data, err := os.ReadFile(path)
-		if err != nil {
-			return nil, false
-		}
-		text = string(data)
+	text, ok := layerText(uri)
+	if !ok {
+		return nil, false
 	}
 	var layer map[string]any
 	if err := yaml.Unmarshal([]byte(text), &layer); err != nil {
 		return nil, false
 	}
 	return confmap.NewFromStringMap(layer).ToStringMap(), true
+}
+
+// layerText reads one layer as it is written.
+func layerText(uri string) (string, bool) {
+	text, isYAML := strings.CutPrefix(uri, "yaml:")
+	if !isYAML {
+		path := strings.TrimPrefix(uri, "file:")
+		info, err := os.Stat(path)
+		if err != nil || !info.Mode().IsRegular() || info.Size() > maxLayer {
+			return "", false
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return "", false
+		}
+		text = string(data)
+	}
+	return text, true
 }
 
 // acceptable returns conf as the Collector will understand it, or why it must

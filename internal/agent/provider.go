@@ -32,6 +32,11 @@ type ProviderLease struct {
 // accepts no remote configuration. The caller must Release the lease.
 func AcquireProvider(ctx context.Context, name, stateDir string, log *zap.Logger) (*ProviderLease, error) {
 	a, err := lease(ctx, name, func() (*Agent, error) {
+		if Supervised(name, os.Args[1:]) {
+			a := newAgent(name, nil, errSupervised, log)
+			a.supervised = true
+			return a, nil
+		}
 		path, err := statedir.Locate(stateDir, name)
 		if err != nil {
 			return nil, err
@@ -250,6 +255,9 @@ func (a *Agent) remind(deadline time.Time) {
 // [preflight.Env] names, if the process is the dry run, else what runs. It
 // takes no lock and writes nothing.
 func Peek(name, stateDir string, purpose process.Purpose) (map[string]any, error) {
+	if Supervised(name, os.Args[1:]) {
+		return map[string]any{}, nil
+	}
 	path, err := statedir.Locate(stateDir, name)
 	if err != nil {
 		return nil, err

@@ -197,7 +197,7 @@ func (a *Agent) healthNode() health.Node {
 		root.Healthy = false
 		root.LastError = "safe mode: nothing but the OpAMP agent runs, waiting for a configuration or a local repair"
 	}
-	if a.provider != nil && a.storeErr != nil {
+	if a.provider != nil && a.storeErr != nil && !a.supervised {
 		notes = append(notes, a.remoteConfigOff())
 	}
 	if a.saveError != "" {

@@ -83,7 +83,7 @@ func neverRetrieved() {
 	if !created || process.PurposeOf(os.Args[1:]) != process.PurposeRun {
 		return
 	}
-	uris := opampURIs(os.Args[1:])
+	uris := slices.DeleteFunc(opampURIs(os.Args[1:]), func(u opampuri.URI) bool { return Supervised(u.Name, os.Args[1:]) })
 	if slices.ContainsFunc(uris, func(u opampuri.URI) bool { return u.Guard }) {
 		guard.Become() // its child comes here again, and goes on
 	}
@@ -145,7 +145,7 @@ func (a *Agent) hostEnded(where string, panicking bool) {
 	var validate func(candidate string) preflight.Outcome
 	var scrubber *scrub.Scrubber
 	err := a.call(context.Background(), func() {
-		ask = a.provider != nil && !a.released && a.told == nil
+		ask = a.provider != nil && !a.released && a.told == nil && !a.supervised
 		retrieved = a.machine.Generation() > 0
 		ended.Reason = hostEndedReason(a)
 		// Until an extension of the candidate has started, what is local may be to
@@ -317,6 +317,12 @@ func lockFile(name string) string { return "lock:" + name }
 // restart replaces the process. It returns only if the host has ended and the
 // process cannot be replaced: then it ends with the host's own error.
 func (a *Agent) restart(e rollout.Restart) {
+	if a.supervised || a.provider == nil {
+		// Who started the process starts it again, after a pause; a successor
+		// would come here at once, and nobody would see that it failed.
+		a.log.Load().Error("The Collector does not start, and the process ends", zap.String("reason", e.Reason))
+		os.Exit(1) //nolint:forbidigo // the host does not do what it is told
+	}
 	a.log.Load().Warn("Replacing the process", zap.String("reason", e.Reason), zap.Bool("safe_mode", e.SafeMode))
 	a.note("process replaced", remoteconfig.Ref{}, e.Reason)
 	a.showState()

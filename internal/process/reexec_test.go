@@ -51,6 +51,9 @@ type report struct {
 var told = make(chan os.Signal, 1)
 
 func play(part string) {
+	if playFamily(part) {
+		return
+	}
 	i, former := process.FromFormer()
 	r := report{PID: os.Getpid(), Args: os.Args[1:], Former: former, Reason: i.Reason, Marker: strings.Contains(strings.Join(os.Environ(), " "), "OTELCOL_OPAMP_REEXEC")}
 	if f := i.File("kept"); f != nil {
