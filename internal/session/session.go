@@ -123,6 +123,10 @@ func (s *Session) setInitial(set Settings) error {
 			return err
 		}
 	}
+	// Also if there are none: a server may know some of a former process.
+	if err := s.client.SetCustomCapabilities(customCapabilities(set.Initial.CustomCapabilities)); err != nil {
+		return err
+	}
 	s.storeEffective(set.Initial.EffectiveConfig)
 	capabilities := set.Capabilities.protobuf()
 	return s.client.SetCapabilities(&capabilities)
@@ -147,6 +151,9 @@ func (s *Session) callbacks(set Settings) types.Callbacks {
 			set.Counters.MessagesReceived.Add(1)
 			if m.RemoteConfig != nil && set.Capabilities.RemoteConfig {
 				set.Callback.Offered(offer(m.RemoteConfig))
+			}
+			if c := m.CustomMessage; c != nil {
+				set.Callback.CustomMessage(c.GetCapability(), c.GetType(), c.GetData())
 			}
 		},
 		GetEffectiveConfig: func(context.Context) (*protobufs.EffectiveConfig, error) { return s.effective.Load(), nil },

@@ -67,6 +67,8 @@ type State struct {
 	EffectiveConfig []byte // YAML; nil while unknown
 	Components      Components
 	RemoteConfig    RemoteConfigStatus
+	// CustomCapabilities are sorted.
+	CustomCapabilities []string
 }
 
 // Description says who the agent is. Values are strings, booleans, integers
@@ -110,6 +112,9 @@ type Callbacks struct {
 	ServerError func(kind, message string)
 	// Offered: the server sent a remote configuration.
 	Offered func(remoteconfig.Offer)
+	// CustomMessage: the server sent a message of a custom capability that is
+	// announced. The data must not be modified.
+	CustomMessage func(capability, kind string, data []byte)
 }
 
 // Logger takes what opamp-go logs.
