@@ -206,3 +206,49 @@ func TestCustomMessagesWaitForTheServer(t *testing.T) {
 	defer s.mu.Unlock()
 	assert.Equal(t, numbers(5), s.custom)
 }
+
+// A partial reload exchanges receivers while the service stays ready: what they
+// registered is kept for their successors all the same.
+func TestCustomMessagesSurvivePartialReloads(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	h := newHost(t, s, t.TempDir())
+	leases := make(chan *agent.ExtensionLease, 1)
+	handlers := make(chan *custommessages.Handler[custommessages.Message], 1)
+	h.component = func(e *agent.ExtensionLease) func() {
+		handlers <- listen(t, e, "a", 10)
+		return func() {}
+	}
+	h.started = func(_ map[string]any, e *agent.ExtensionLease) { leases <- e } // after Ready
+	h.start()
+	e, former := receive(t, leases), receive(t, handlers)
+	listen(t, e, "deaf", 1)
+	var custom [][]string
+	s.wait(t, "the capability", func() bool {
+		custom = s.customCapabilities
+		return strings.HasSuffix(fmt.Sprint(custom), "[a deaf]]")
+	})
+
+	retrieved, err := h.provider.Retrieve(t.Context(), true, func() {})
+	require.NoError(t, err)
+	former.Unregister()
+	s.sendCustom(t, "a", "0")
+	s.sendCustom(t, "a", "1")
+	s.sendCustom(t, "deaf", "")
+	s.sendCustom(t, "deaf", "") // is dropped, and so tells that all others have arrived
+	require.Eventually(t, func() bool { return e.Metrics().CustomMessagesDropped.Received.Load() > 0 }, waitTime, tick)
+	successor := listen(t, e, "a", 10)
+	for _, want := range numbers(2) {
+		assert.Equal(t, want, string(receive(t, successor.Messages()).Data))
+	}
+	// The reload is over when the host has begun no full one for a while. Then
+	// what is unregistered is withdrawn.
+	sure := listen(t, e, "b", 10)
+	s.wait(t, "the second capability", func() bool { return strings.HasSuffix(fmt.Sprint(s.customCapabilities), "[a b deaf]]") })
+	sure.Unregister()
+	s.wait(t, "its withdrawal", func() bool { return strings.HasSuffix(fmt.Sprint(s.customCapabilities), "[a b deaf] [a deaf]]") })
+	s.mu.Lock()
+	assert.Len(t, s.customCapabilities, len(custom)+2, "the first one was never withdrawn: %v", s.customCapabilities)
+	s.mu.Unlock()
+	require.NoError(t, retrieved.Done(t.Context()))
+}
