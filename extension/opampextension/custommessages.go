@@ -13,7 +13,7 @@ import (
 
 var (
 	_ opampcustommessages.CustomCapabilityRegistry = (*opampExtension)(nil)
-	_ opampcustommessages.CustomCapabilityHandler  = customHandler{}
+	_ opampcustommessages.CustomCapabilityHandler  = customRegistration{}
 )
 
 // errNotRunning is why nothing can be registered.
@@ -38,25 +38,25 @@ func (e *opampExtension) Register(capability string, opts ...opampcustommessages
 	if err != nil {
 		return nil, err
 	}
-	return customHandler{h}, nil
+	return customRegistration{h}, nil
 }
 
 func customMessage(m custommessages.Message) *protobufs.CustomMessage {
 	return &protobufs.CustomMessage{Capability: m.Capability, Type: m.Type, Data: m.Data}
 }
 
-// customHandler is safe for concurrent use.
-type customHandler struct {
-	*custommessages.Handler[*protobufs.CustomMessage]
+// customRegistration is safe for concurrent use.
+type customRegistration struct {
+	*custommessages.Registration[*protobufs.CustomMessage]
 }
 
 // Message implements [opampcustommessages.CustomCapabilityHandler]. The channel is
 // never closed.
-func (h customHandler) Message() <-chan *protobufs.CustomMessage { return h.Messages() }
+func (h customRegistration) Message() <-chan *protobufs.CustomMessage { return h.Messages() }
 
 // SendMessage implements [opampcustommessages.CustomCapabilityHandler]. The
 // message is copied.
-func (h customHandler) SendMessage(messageType string, message []byte) (chan struct{}, error) {
+func (h customRegistration) SendMessage(messageType string, message []byte) (chan struct{}, error) {
 	done, err := h.Send(messageType, message)
 	if errors.Is(err, custommessages.ErrFull) {
 		return done, types.ErrCustomMessagePending // as contrib's, for those who compare with ==

@@ -17,7 +17,7 @@ import (
 )
 
 // listen registers a capability.
-func listen(t *testing.T, e *agent.ExtensionLease, capability string, queued int) *custommessages.Handler[custommessages.Message] {
+func listen(t *testing.T, e *agent.ExtensionLease, capability string, queued int) *custommessages.Registration[custommessages.Message] {
 	same := func(m custommessages.Message) custommessages.Message { return m }
 	h, err := custommessages.Register(e.CustomMessages(), capability, queued, same, same)
 	if err != nil {
@@ -65,15 +65,15 @@ func TestCustomMessagesSurviveReloads(t *testing.T) {
 				h.sameSession = func() any { generation++; return generation / 2 }
 			}
 			h.component = func(e *agent.ExtensionLease) func() {
-				handler := listen(t, e, "echo", 1000)
+				mine := listen(t, e, "echo", 1000)
 				ctx, cancel := context.WithCancel(t.Context())
 				done := make(chan struct{})
 				go func() {
 					defer close(done)
 					for {
 						select {
-						case m := <-handler.Messages():
-							if _, err := handler.Send("echo", m.Data); err != nil {
+						case m := <-mine.Messages():
+							if _, err := mine.Send("echo", m.Data); err != nil {
 								t.Errorf("sending: %v", err)
 							}
 						case <-ctx.Done():
@@ -84,7 +84,7 @@ func TestCustomMessagesSurviveReloads(t *testing.T) {
 				return func() {
 					cancel()
 					<-done
-					handler.Unregister()
+					mine.Unregister()
 				}
 			}
 			h.start()
@@ -173,15 +173,15 @@ func TestCustomMessagesWaitForTheServer(t *testing.T) {
 		if len(accepted) > 0 {
 			return func() {}
 		}
-		handler := listen(t, e, "a", 1)
+		mine := listen(t, e, "a", 1)
 		for n := range 5 {
-			sent, err := handler.Send("t", []byte(strconv.Itoa(n)))
+			sent, err := mine.Send("t", []byte(strconv.Itoa(n)))
 			if err != nil {
 				t.Errorf("sending: %v", err)
 			}
 			accepted <- sent
 		}
-		handler.Unregister()
+		mine.Unregister()
 		return func() {}
 	}
 	h.start()
@@ -214,14 +214,14 @@ func TestCustomMessagesSurvivePartialReloads(t *testing.T) {
 	s := startServer(t)
 	h := newHost(t, s, t.TempDir())
 	leases := make(chan *agent.ExtensionLease, 1)
-	handlers := make(chan *custommessages.Handler[custommessages.Message], 1)
+	registered := make(chan *custommessages.Registration[custommessages.Message], 1)
 	h.component = func(e *agent.ExtensionLease) func() {
-		handlers <- listen(t, e, "a", 10)
+		registered <- listen(t, e, "a", 10)
 		return func() {}
 	}
 	h.started = func(_ map[string]any, e *agent.ExtensionLease) { leases <- e } // after Ready
 	h.start()
-	e, former := receive(t, leases), receive(t, handlers)
+	e, former := receive(t, leases), receive(t, registered)
 	listen(t, e, "deaf", 1)
 	var custom [][]string
 	s.wait(t, "the capability", func() bool {

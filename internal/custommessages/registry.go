@@ -65,7 +65,7 @@ type seat struct {
 	waiting    []Message // for the next occupant; empty while there is one
 }
 
-// occupant is a handler without the type of its messages.
+// occupant is a registration without the type of its messages.
 type occupant struct {
 	registry *Registry
 	group    *Group
@@ -260,7 +260,7 @@ var ErrClosed = errors.New("the OpAMP extension was shut down")
 // kept for it in a reload is there already, however much. The functions convert
 // messages to and from the type that the component reads, and must not call the
 // registry.
-func Register[M any](g *Group, capability string, queued int, convert func(Message) M, back func(M) Message) (*Handler[M], error) {
+func Register[M any](g *Group, capability string, queued int, convert func(Message) M, back func(M) Message) (*Registration[M], error) {
 	if capability == "" || !utf8.ValidString(capability) {
 		return nil, fmt.Errorf("registering custom capability %q: a capability is a text in UTF-8 that is not empty", capability)
 	}
@@ -303,31 +303,31 @@ func Register[M any](g *Group, capability string, queued int, convert func(Messa
 	}
 	s.occupant = o
 	g.occupants[o] = struct{}{}
-	return &Handler[M]{occupant: o, messages: messages}, nil
+	return &Registration[M]{occupant: o, messages: messages}, nil
 }
 
-// Handler is a component's hold on a capability. It is safe for concurrent use.
-type Handler[M any] struct {
+// Registration is a component's hold on a capability. It is safe for concurrent use.
+type Registration[M any] struct {
 	occupant *occupant
 	messages chan M
 }
 
 // Messages returns the channel of the messages from the server, oldest first. It
 // is never closed; after Unregister nothing is added to it.
-func (h *Handler[M]) Messages() <-chan M { return h.messages }
+func (n *Registration[M]) Messages() <-chan M { return n.messages }
 
 // Send puts a message to the server into the queue; see [Registry.Head]. Data is
 // copied. Without an error the channel is closed when the message was sent. With
 // [ErrFull] the message is not taken, and the channel is closed when there may be
 // room.
-func (h *Handler[M]) Send(kind string, data []byte) (chan struct{}, error) {
-	return h.occupant.send(kind, data)
+func (n *Registration[M]) Send(kind string, data []byte) (chan struct{}, error) {
+	return n.occupant.send(kind, data)
 }
 
 // Unregister ends the registration. It may be called more than once.
-func (h *Handler[M]) Unregister() {
-	r := h.occupant.registry
+func (n *Registration[M]) Unregister() {
+	r := n.occupant.registry
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.leaveLocked(h.occupant)
+	r.leaveLocked(n.occupant)
 }

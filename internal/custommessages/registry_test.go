@@ -23,7 +23,7 @@ const capability = "com.example.a"
 // pointer is what stands for the type of an API.
 type pointer = *custommessages.Message
 
-func register(t *testing.T, g *custommessages.Group, queued int) *custommessages.Handler[pointer] {
+func register(t *testing.T, g *custommessages.Group, queued int) *custommessages.Registration[pointer] {
 	t.Helper()
 	h, err := custommessages.Register(g, capability, queued,
 		func(m custommessages.Message) pointer { return &m }, func(m pointer) custommessages.Message { return *m })
@@ -36,7 +36,7 @@ func message(n int) custommessages.Message {
 }
 
 // read returns the numbers of all messages that can be read.
-func read(h *custommessages.Handler[pointer]) []string {
+func read(h *custommessages.Registration[pointer]) []string {
 	var numbers []string
 	for {
 		select {
@@ -288,12 +288,12 @@ func TestNothingAcceptedIsLostOrReordered(t *testing.T) {
 		seats := 1 + random.IntN(3)
 		queued := 1 + random.IntN(5)
 		got := make([][]string, seats)
-		handlers := make([]*custommessages.Handler[pointer], seats)
+		registered := make([]*custommessages.Registration[pointer], seats)
 		var group *custommessages.Group
 		begin := func() {
 			group = r.NewGroup()
-			for i := range handlers {
-				handlers[i] = register(t, group, queued)
+			for i := range registered {
+				registered[i] = register(t, group, queued)
 			}
 		}
 		begin()
@@ -308,7 +308,7 @@ func TestNothingAcceptedIsLostOrReordered(t *testing.T) {
 			case what < 7:
 				i := random.IntN(seats)
 				select {
-				case m := <-handlers[i].Messages():
+				case m := <-registered[i].Messages():
 					fmt.Fprintf(&story, "%d reads %s\n", i, m.Data)
 					got[i] = append(got[i], string(m.Data))
 				default:
@@ -324,7 +324,7 @@ func TestNothingAcceptedIsLostOrReordered(t *testing.T) {
 					ready = false
 				}
 				for _, i := range random.Perm(seats)[:random.IntN(seats+1)] { // the others forget to
-					handlers[i].Unregister()
+					registered[i].Unregister()
 					if random.IntN(2) == 0 {
 						dropped += r.Deliver(message(delivered))
 						delivered++
@@ -340,7 +340,7 @@ func TestNothingAcceptedIsLostOrReordered(t *testing.T) {
 			require.Equal(t, []string{capability}, r.Capabilities())
 		}
 		total := 0
-		for i, h := range handlers {
+		for i, h := range registered {
 			got[i] = append(got[i], read(h)...)
 			total += len(got[i])
 			sorted := slices.IsSortedFunc(got[i], func(a, b string) int {
