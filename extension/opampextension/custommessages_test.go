@@ -88,7 +88,7 @@ func newTestExtension(t *testing.T, telemetry *componenttest.Telemetry, url stri
 	t.Helper()
 	cfg, ok := createDefaultConfig().(*Config)
 	require.True(t, ok)
-	cfg.Server.WS = &WSConfig{ConnectionConfig: ConnectionConfig{Endpoint: url}}
+	cfg.Server.WS = &ConnectionConfig{Endpoint: url}
 	set := metadatatest.NewSettings(telemetry)
 	set.ID = component.NewIDWithName(component.MustNewType("opamp"), t.Name())
 	return newExtension(set, cfg)
