@@ -95,6 +95,8 @@ func newTestExtension(t *testing.T, telemetry *componenttest.Telemetry, url stri
 }
 
 // The extension is a registry of the API that contrib's components know.
+//
+// Conformance: E3
 func TestCustomMessages(t *testing.T) {
 	t.Parallel()
 	const capability = "com.example.test"

@@ -52,6 +52,8 @@ func numbers(n int) []string {
 
 // A component that registers, echoes and unregisters with each generation loses
 // no message over ten reloads, of which every other one changes the connection.
+//
+// Conformance: 146
 func TestCustomMessagesSurviveReloads(t *testing.T) {
 	t.Parallel()
 	const reloads, each = 10, 20

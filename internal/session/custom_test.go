@@ -11,6 +11,7 @@ import (
 	"github.com/otelcol-opamp/otelcol-opamp/internal/session"
 )
 
+// Conformance: 147
 func TestCustomMessages(t *testing.T) {
 	t.Parallel()
 	for _, transport := range []session.Transport{session.WebSocket, session.HTTP} {
