@@ -19,6 +19,7 @@ import (
 	"github.com/otelcol-opamp/otelcol-opamp/extension/opampextension/internal/metadata"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/agent"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/effectiveconfig"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/policy"
 )
 
 // defaultPollingInterval is the specification's (Plain HTTP Transport).
@@ -49,6 +50,10 @@ type Config struct {
 
 	// Rollout holds the durations of a change of configuration.
 	Rollout RolloutConfig `mapstructure:"rollout"`
+
+	// Policy says what a remote configuration may contain. It is in force for
+	// every offer, and no remote configuration can change it.
+	Policy policy.Settings `mapstructure:"policy"`
 
 	// EffectiveConfig says how the running configuration is shown.
 	EffectiveConfig EffectiveConfigConfig `mapstructure:"effective_config"`
@@ -182,6 +187,7 @@ func createDefaultConfig() component.Config {
 			ApplyTimeout:     rollout.ApplyTimeout,
 			TrialPeriod:      rollout.TrialPeriod,
 		},
+		Policy:          policy.DefaultSettings(),
 		EffectiveConfig: EffectiveConfigConfig{View: string(effectiveconfig.References)},
 	}
 }
@@ -206,7 +212,7 @@ func (cfg *Config) Validate() error {
 	if _, err := parseInstanceUID(cfg.InstanceUID); err != nil {
 		return errors.New("opamp instance_uid is invalid")
 	}
-	return errors.Join(cfg.Rollout.validate(), cfg.EffectiveConfig.validate())
+	return errors.Join(cfg.Rollout.validate(), cfg.Policy.Validate(), cfg.EffectiveConfig.validate())
 }
 
 func (s *ServerConfig) validate() error {

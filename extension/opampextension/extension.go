@@ -17,6 +17,7 @@ import (
 	"github.com/otelcol-opamp/otelcol-opamp/extension/opampextension/internal/metadata"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/agent"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/effectiveconfig"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/policy"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/session"
 )
 
@@ -96,6 +97,10 @@ func (e *opampExtension) settings(ctx context.Context, host component.Host) (age
 	if err != nil {
 		return agent.ExtensionSettings{}, fmt.Errorf("parsing `instance_uid`: %w", err)
 	}
+	rules, err := policy.New(e.cfg.Policy)
+	if err != nil {
+		return agent.ExtensionSettings{}, fmt.Errorf("reading `policy`: %w", err)
+	}
 	header := http.Header{}
 	for key, value := range connection.Headers {
 		header.Set(key, string(value))
@@ -128,6 +133,7 @@ func (e *opampExtension) settings(ctx context.Context, host component.Host) (age
 		Components:          components(host),
 		AcceptsRemoteConfig: capabilities.AcceptsRemoteConfig,
 		Rollout:             e.cfg.Rollout.durations(),
+		Policy:              rules,
 		View:                effectiveconfig.View(e.cfg.EffectiveConfig.View),
 		Log:                 e.set.Logger,
 	}

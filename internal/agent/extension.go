@@ -17,6 +17,7 @@ import (
 
 	"github.com/otelcol-opamp/otelcol-opamp/internal/effectiveconfig"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/health"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/policy"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/rollout"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/session"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/statedir"
@@ -48,7 +49,9 @@ type ExtensionSettings struct {
 	// state folder are needed besides.
 	AcceptsRemoteConfig bool
 	Rollout             Rollout
-	View                effectiveconfig.View
+	// Policy judges remote configurations; nil means the default one.
+	Policy *policy.Policy
+	View   effectiveconfig.View
 	// Applied is told how long it took from the begin of an offer's dry run until
 	// it was applied, trial included. It may be nil, is called by the agent's
 	// goroutine and must not wait.
