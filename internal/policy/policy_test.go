@@ -123,7 +123,8 @@ func TestDefaultPolicy(t *testing.T) {
 		"a variable with a reference":     {"receivers: {a: '${env:OTELCOL_REMOTE_SECOND}'}", "whose value has a reference itself"},
 		"a variable that decodes to one":  {"receivers: {a: '${env:OTELCOL_REMOTE_ESCAPED}'}", "whose value has a reference itself"},
 		"too many braces":                 {"receivers: {a: '" + strings.Repeat("}", 100_000) + "${env:HOSTNAME}'}", "closing braces"},
-		"a long value used often":         {"receivers: {a: '" + strings.Repeat("${OTELCOL_REMOTE_LONG}", 900) + "'}", "too many references to a variable"},
+		"too many references":             {"receivers: {a: '" + strings.Repeat("${HOSTNAME}", 101) + "'}", "more than 100 references"},
+		"a long value used often":         {"receivers: {a: [" + strings.Repeat("'"+strings.Repeat("${OTELCOL_REMOTE_LONG}", 90)+"', ", 10) + "]}", "too many references to a variable"},
 		"binary":                          {"receivers: {a: !!binary JHtmaWxlOi9ldGMvcGFzc3dkfQ==}", `the tag "!!binary" is not allowed`},
 		"a tag":                           {"receivers: {a: !x y}", `the tag "!x" is not allowed`},
 		"an escape":                       {`receivers: {a: "\u0024\x7bfile:/etc/passwd}"}`, `scheme "file"`},
@@ -539,8 +540,10 @@ func TestValidate(t *testing.T) {
 		"`policy::require::0::component` must be given":              func(s *policy.Settings) { s.Require = []policy.Requirement{{}} },
 		"`policy::require::0::kind` must be one of":                  func(s *policy.Settings) { s.Require = []policy.Requirement{{Component: "a", Kind: "x"}} },
 		"`policy::require::0::position` must be one of":              func(s *policy.Settings) { s.Require = []policy.Requirement{{Component: "a", Position: "x"}} },
-		"`policy::require::0::position` must be any":                 func(s *policy.Settings) { s.Require = []policy.Requirement{{Component: "a", Kind: "exporter", Position: "last"}} },
-		"`policy::require::0::pipelines::0` must be a pattern":       func(s *policy.Settings) { s.Require = []policy.Requirement{{Component: "a", Pipelines: []string{""}}} },
+		"`policy::require::0::position` must be any": func(s *policy.Settings) {
+			s.Require = []policy.Requirement{{Component: "a", Kind: "exporter", Position: "last"}}
+		},
+		"`policy::require::0::pipelines::0` must be a pattern": func(s *policy.Settings) { s.Require = []policy.Requirement{{Component: "a", Pipelines: []string{""}}} },
 	} {
 		s := policy.DefaultSettings()
 		change(&s)

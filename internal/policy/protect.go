@@ -40,9 +40,12 @@ func Protect(conf map[string]any, needs []string) (map[string]any, error) {
 	return conf, nil
 }
 
+// agentReference begins a reference to what this agent serves itself.
+const agentReference = "${opamp:"
+
 func refersToAgent(conf map[string]any) (at string, found bool) {
 	walk("", conf, func(path string, value any) {
-		if text, ok := value.(string); ok && !found && strings.Contains(text, "${opamp:") {
+		if text, ok := value.(string); ok && !found && strings.Contains(text, agentReference) {
 			at, found = path, true
 		}
 	})

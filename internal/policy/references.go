@@ -15,6 +15,9 @@ const (
 	// maxBraces is how many closing braces a text with a reference may have:
 	// confmap looks for references with one level of recursion for each.
 	maxBraces = 1000
+	// maxReferences is how many references a text may have: for each one confmap
+	// copies the whole list that the text is in.
+	maxReferences = 100
 	// maxExpanded bounds in bytes what values of variables may make of a
 	// configuration that uses them often.
 	maxExpanded = 64 << 20
@@ -42,9 +45,13 @@ func (c *check) references(conf map[string]any) (map[string]any, bool) {
 		if !ok || !strings.Contains(text, "${") {
 			return
 		}
-		e.references += strings.Count(text, "${")
+		references := strings.Count(text, "${")
+		e.references += references
 		if strings.Count(text, "}") > maxBraces {
 			c.refuse(Violation{"references", path, fmt.Sprintf("is a text with a reference and more than %d closing braces", maxBraces), "write it without references"})
+		}
+		if references > maxReferences {
+			c.refuse(Violation{"references", path, fmt.Sprintf("is a text with more than %d references", maxReferences), "use fewer"})
 		}
 	})
 	if len(c.found) > before {

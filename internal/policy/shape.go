@@ -35,6 +35,9 @@ func (c *check) keys(conf map[string]any) {
 				}
 			}
 		case string:
+			if strings.Contains(v, agentReference) { // also where it is not closed: Protect asks for no more
+				c.refuse(Violation{"schemes", path, "has a reference with the scheme \"opamp\"", "write the value out"})
+			}
 			if strings.Contains(v, masked) {
 				c.refuse(Violation{ruleRedacted, path, "is what this agent shows instead of a secret", "write the value, or a reference to it"})
 			}
