@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -15,67 +17,44 @@ import (
 	"github.com/otelcol-opamp/otelcol-opamp/internal/policy"
 )
 
-const (
-	canary     = "canary-4711"
-	canaryFile = "/canary/file"
-)
-
-// canaryVariables are those that the corpus names.
-var canaryVariables = map[string]string{
-	"CANARY_SECRET":               canary,
-	"OTELCOL_REMOTE_CANARY_TOKEN": canary,
-	"OTELCOL_REMOTE_FILE":         "${file:" + canaryFile + "}",
-	"OTELCOL_REMOTE_ENV":          "${env:CANARY_SECRET}",
-	"OTELCOL_REMOTE_LIST":         `["\x24{env:CANARY_SECRET}"]`,
-	"OTELCOL_REMOTE_MAP":          `{a: "\x24{file:` + canaryFile + `}"}`,
-	"OTELCOL_REMOTE_DOLLAR":       "$",
-	"OTELCOL_REMOTE_OPEN":         "{",
-	"OTELCOL_REMOTE_SCHEME":       "file",
-	"HOSTNAME":                    "host",
-}
+const secret = "canary-4711"
 
 // payload is a remote configuration of the corpus.
-type payload struct{ name, body string }
+type payload struct {
+	name string
+	body []byte
+}
 
+// corpus returns the payloads of testdata/canary.
 func corpus(t testing.TB) []payload {
 	t.Helper()
-	data, err := os.ReadFile("testdata/canary.txt")
+	names, err := filepath.Glob("testdata/canary/*.yaml")
 	require.NoError(t, err)
-	text := strings.NewReplacer("@FILE@", canaryFile, "@METADATA@", "127.0.0.1:1").Replace(string(data))
-	heading := regexp.MustCompile(`(?m)^-- (.*) --\n`)
-	found := heading.FindAllStringSubmatchIndex(text, -1)
+	require.GreaterOrEqual(t, len(names), 60)
 	var all []payload
-	for i, m := range found {
-		end := len(text)
-		if i+1 < len(found) {
-			end = found[i+1][0]
-		}
-		all = append(all, payload{text[m[2]:m[3]], encode(text[m[2]:m[3]], text[m[1]:end])})
+	for _, name := range names {
+		body, err := os.ReadFile(name)
+		require.NoError(t, err)
+		all = append(all, payload{filepath.Base(name), []byte(placed.Replace(string(body)))})
 	}
-	require.GreaterOrEqual(t, len(all), 60)
 	return all
 }
 
-func encode(name, body string) string {
-	if strings.HasPrefix(body, "value:") {
-		body = "processors:\n  attributes/e2e:\n    actions:\n      - key: e2e.canary\n        action: upsert\n        " +
-			strings.ReplaceAll(strings.TrimSpace(body), "\n", "\n        ") +
-			"\nservice: {pipelines: {traces: {processors: [attributes/e2e, batch]}}}\n"
+var placed = strings.NewReplacer("@FILE@", "/canary/file", "@METADATA@", "127.0.0.1:1", "@SECRET@", secret)
+
+// canaryVariables are those that the corpus speaks of.
+var canaryVariables = sync.OnceValue(func() map[string]string {
+	text, err := os.ReadFile("testdata/canary/variables.env")
+	if err != nil {
+		panic(err)
 	}
-	switch {
-	case strings.Contains(name, "[utf16le]"):
-		return utf16(body)
-	case strings.Contains(name, "[utf16be]"):
-		swapped := []byte(utf16(body))
-		for i := 0; i < len(swapped); i += 2 {
-			swapped[i], swapped[i+1] = swapped[i+1], swapped[i]
-		}
-		return string(swapped)
-	case strings.Contains(name, "[bom]"):
-		return "\ufeff" + body
+	all := map[string]string{"HOSTNAME": "host"}
+	for line := range strings.Lines(placed.Replace(string(text))) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		all[name] = value
 	}
-	return body
-}
+	return all
+})
 
 // collector resolves configurations as the Collector does, and records what it
 // reads.
@@ -100,7 +79,7 @@ func (r *reader) Retrieve(_ context.Context, uri string, _ confmap.WatcherFunc) 
 	r.read = append(r.read, uri)
 	rest := strings.TrimPrefix(uri, r.scheme+":")
 	if r.scheme != "env" {
-		return confmap.NewRetrievedFromYAML([]byte(canary))
+		return confmap.NewRetrievedFromYAML([]byte(secret))
 	}
 	// As envprovider v1.64.0.
 	name, fallback, hasFallback := strings.Cut(rest, ":-")
@@ -161,19 +140,19 @@ func TestCanaries(t *testing.T) {
 	accepted := 0
 	for _, payload := range corpus(t) {
 		side := localSide
-		side.LookupEnv = lookupIn(canaryVariables)
-		conf, err := parse(p, payload.body)
+		side.LookupEnv = lookupIn(canaryVariables())
+		conf, err := parse(p, string(payload.body))
 		if err == nil {
 			conf, err = p.Check(conf, side)
 		}
 		if err != nil {
-			assert.NotContains(t, err.Error(), canary, payload.name)
+			assert.NotContains(t, err.Error(), secret, payload.name)
 			continue
 		}
 		accepted++
-		c := &collector{variables: canaryVariables}
+		c := &collector{variables: canaryVariables()}
 		resolved, err := c.resolve(map[string]any{"extensions": map[string]any{"opamp": nil}}, conf)
-		assert.NotContains(t, fmt.Sprint(resolved, err), canary, payload.name)
+		assert.NotContains(t, fmt.Sprint(resolved, err), secret, payload.name)
 		for _, uri := range c.read {
 			assert.Contains(t, uri, "env:OTELCOL_REMOTE_", payload.name)
 		}
@@ -187,13 +166,13 @@ func TestCanariesSing(t *testing.T) {
 	t.Parallel()
 	sing := 0
 	for _, payload := range corpus(t) {
-		conf, err := parse(policy.Default(), payload.body)
+		conf, err := parse(policy.Default(), string(payload.body))
 		if err != nil {
 			continue
 		}
-		c := &collector{variables: canaryVariables}
+		c := &collector{variables: canaryVariables()}
 		resolved, err := c.resolve(map[string]any{}, conf)
-		if strings.Contains(fmt.Sprint(resolved, err), canary) {
+		if strings.Contains(fmt.Sprint(resolved, err), secret) {
 			sing++
 		}
 	}

@@ -48,7 +48,7 @@ func requireManaged(t *testing.T, merged map[string]any) {
 	require.True(t, ok)
 	require.Equal(t, ownBlock(), extensions["opamp"])
 	auth := authBlock()
-	auth["client_auth"].(map[string]any)["username"] = canary
+	auth["client_auth"].(map[string]any)["username"] = secret
 	require.Equal(t, auth, extensions["basicauth/server"])
 	for id := range extensions {
 		typ, name, _ := strings.Cut(id, "/")
@@ -66,7 +66,7 @@ func requireManaged(t *testing.T, merged map[string]any) {
 // comes from the remote side, and this extension stays as it is.
 func FuzzCheck(f *testing.F) {
 	for _, p := range corpus(f) {
-		f.Add([]byte(p.body))
+		f.Add(p.body)
 	}
 	for _, text := range []string{
 		"service: {extensions: [zpages]}", "service: {extensions: [' opamp ']}", "extensions: {' opamp': {}}", "extensions::opamp: {}",
@@ -81,7 +81,7 @@ func FuzzCheck(f *testing.F) {
 		Extensions: []string{"opamp", "basicauth/server", "zpages"},
 		Blocks:     map[string][]any{"opamp": {ownBlock()}},
 		Before:     []map[string]any{localConf()},
-		LookupEnv:  lookupIn(canaryVariables),
+		LookupEnv:  lookupIn(canaryVariables()),
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		offer := remoteconfig.NewOffer(nil, []remoteconfig.File{{Body: body}})
@@ -93,11 +93,11 @@ func FuzzCheck(f *testing.F) {
 		conf, err := p.Check(remote, side)
 		require.Equal(t, before, fmt.Sprint(remote), "the argument is not modified")
 		if err != nil {
-			require.NotContains(t, err.Error(), canary)
+			require.NotContains(t, err.Error(), secret)
 		}
 		// Also what was never checked cannot take the management away.
 		if protected, err := policy.Protect(remote, side.Needs); err == nil {
-			c := &collector{variables: canaryVariables}
+			c := &collector{variables: canaryVariables()}
 			if merged, err := c.resolve(localConf(), policy.KeepExtensions(protected, side.Extensions)); err == nil && !hasSpaces(protected) {
 				requireManaged(t, merged)
 			}
@@ -105,7 +105,7 @@ func FuzzCheck(f *testing.F) {
 		if err != nil {
 			return
 		}
-		c := &collector{variables: canaryVariables}
+		c := &collector{variables: canaryVariables()}
 		merged, err := c.resolve(localConf(), conf)
 		require.NoError(t, err, "what the policy resolves the Collector resolves")
 		requireManaged(t, merged)
@@ -116,7 +116,7 @@ func FuzzCheck(f *testing.F) {
 			require.Regexp(t, allowedURI, uri)
 		}
 		merged["extensions"].(map[string]any)["basicauth/server"] = nil
-		require.NotContains(t, fmt.Sprint(merged), canary)
+		require.NotContains(t, fmt.Sprint(merged), secret)
 
 		// What is served later comes from the same body by another way.
 		protected, err := policy.Protect(remote, side.Needs)
@@ -153,7 +153,7 @@ func TestOwnExtensionIsTheLocalOne(t *testing.T) {
 	p := policy.Default()
 	side := policy.Local{
 		Needs: []string{"opamp", "basicauth/server"}, Extensions: []string{"opamp", "basicauth/server", "zpages"},
-		Blocks: map[string][]any{"opamp": {ownBlock()}}, LookupEnv: lookupIn(canaryVariables),
+		Blocks: map[string][]any{"opamp": {ownBlock()}}, LookupEnv: lookupIn(canaryVariables()),
 	}
 	places := [][]string{
 		{"extensions"},
@@ -192,7 +192,7 @@ func TestOwnExtensionIsTheLocalOne(t *testing.T) {
 					continue
 				}
 				accepted++
-				c := &collector{variables: canaryVariables}
+				c := &collector{variables: canaryVariables()}
 				merged, err := c.resolve(localConf(), got)
 				require.NoError(t, err)
 				requireManaged(t, merged)

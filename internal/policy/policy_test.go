@@ -181,10 +181,11 @@ func TestDefaultPolicy(t *testing.T) {
 	}
 }
 
+// utf16 returns ASCII text in UTF-16, with a byte order mark.
 func utf16(text string) string {
 	out := []byte{0xff, 0xfe}
-	for _, r := range text {
-		out = append(out, byte(r), byte(r>>8)) //nolint:gosec // ASCII
+	for i := range len(text) {
+		out = append(out, text[i], 0)
 	}
 	return string(out)
 }
