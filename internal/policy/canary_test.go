@@ -26,15 +26,15 @@ type payload struct {
 }
 
 // corpus returns the payloads of testdata/canary.
-func corpus(t testing.TB) []payload {
-	t.Helper()
+func corpus(tb testing.TB) []payload {
+	tb.Helper()
 	names, err := filepath.Glob("testdata/canary/*.yaml")
-	require.NoError(t, err)
-	require.GreaterOrEqual(t, len(names), 60)
+	require.NoError(tb, err)
+	require.GreaterOrEqual(tb, len(names), 60)
 	var all []payload
 	for _, name := range names {
 		body, err := os.ReadFile(name)
-		require.NoError(t, err)
+		require.NoError(tb, err)
 		all = append(all, payload{filepath.Base(name), []byte(placed.Replace(string(body)))})
 	}
 	return all

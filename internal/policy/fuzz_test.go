@@ -172,8 +172,16 @@ func TestOwnExtensionIsTheLocalOne(t *testing.T) {
 		{"service", " extensions"},
 	}
 	values := []any{
-		nil, "x", 1, true, []any{}, []any{"zpages"}, []any{nil}, []any{"opamp", "opamp"}, []any{" opamp"}, []any{"${HOSTNAME}"},
-		map[string]any{}, map[string]any{"x": 1}, "${env:OTELCOL_REMOTE_UNSET:-x}", "${env:OTELCOL_REMOTE_MAP}", ownBlock(),
+		nil, "x", 1, true,
+		[]any{},
+		[]any{"zpages"},
+		[]any{nil},
+		[]any{"opamp", "opamp"},
+		[]any{" opamp"},
+		[]any{"${HOSTNAME}"},
+		map[string]any{},
+		map[string]any{"x": 1},
+		"${env:OTELCOL_REMOTE_UNSET:-x}", "${env:OTELCOL_REMOTE_MAP}", ownBlock(),
 	}
 	accepted := 0
 	for _, place := range places {

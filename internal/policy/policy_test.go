@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -37,7 +38,7 @@ func lookup(name string) (string, bool) {
 	return value, ok
 }
 
-func parseYAML(t testing.TB, text string) map[string]any {
+func parseYAML(t *testing.T, text string) map[string]any {
 	t.Helper()
 	conf := map[string]any{}
 	require.NoError(t, yaml.Unmarshal([]byte(text), &conf))
@@ -45,7 +46,7 @@ func parseYAML(t testing.TB, text string) map[string]any {
 }
 
 // newPolicy returns the defaults with settings over them.
-func newPolicy(t testing.TB, change func(*policy.Settings)) *policy.Policy {
+func newPolicy(t *testing.T, change func(*policy.Settings)) *policy.Policy {
 	t.Helper()
 	s := policy.DefaultSettings()
 	if change != nil {
@@ -69,13 +70,13 @@ var localSide = policy.Local{
 	LookupEnv: lookup,
 }
 
-func judge(t testing.TB, p *policy.Policy, text string) (map[string]any, error) {
-	t.Helper()
+func judge(p *policy.Policy, text string) error {
 	conf, err := parse(p, text)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return p.Check(conf, localSide)
+	_, err = p.Check(conf, localSide)
+	return err
 }
 
 func TestDefaultPolicy(t *testing.T) {
@@ -170,7 +171,7 @@ func TestDefaultPolicy(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			_, err := judge(t, p, tt.remote)
+			err := judge(p, tt.remote)
 			if tt.want == "" {
 				require.NoError(t, err)
 				return
@@ -193,7 +194,7 @@ func utf16(text string) string {
 func TestAllViolationsAreTold(t *testing.T) {
 	t.Parallel()
 	p := newPolicy(t, nil)
-	_, err := judge(t, p, "receivers: {a: '${file:/x}', b: '${PATH}'}\nextensions: {opamp: {x: 1}}\nexporters: {c: ['${http://x}', '${http://x}']}")
+	err := judge(p, "receivers: {a: '${file:/x}', b: '${PATH}'}\nextensions: {opamp: {x: 1}}\nexporters: {c: ['${http://x}', '${http://x}']}")
 	for _, want := range []string{"receivers::a", "receivers::b", "extensions::opamp", "exporters::c::0", "exporters::c::1"} {
 		require.ErrorContains(t, err, want)
 	}
@@ -201,7 +202,7 @@ func TestAllViolationsAreTold(t *testing.T) {
 	for i := range 30 {
 		fmt.Fprintf(&many, "r%d: '${file:/x}'\n", i)
 	}
-	_, err = judge(t, p, many.String())
+	err = judge(p, many.String())
 	var refusal *policy.RefusalError
 	require.ErrorAs(t, err, &refusal)
 	assert.Len(t, refusal.Violations, 10)
@@ -237,7 +238,7 @@ func TestBombs(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			begin := time.Now()
-			_, err := judge(t, p, tt.remote)
+			err := judge(p, tt.remote)
 			require.ErrorContains(t, err, tt.want)
 			assert.Less(t, time.Since(begin), 20*time.Second, "bounded also on a slow and busy machine")
 		})
@@ -317,7 +318,7 @@ func TestSettings(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			_, err := judge(t, newPolicy(t, tt.change), tt.remote)
+			err := judge(newPolicy(t, tt.change), tt.remote)
 			if tt.want == "" {
 				require.NoError(t, err)
 				return
@@ -445,7 +446,21 @@ func TestRules(t *testing.T) {
 		s.Files = policy.FileSettings{Read: all, Write: all, Execute: all}
 		s.Listen = &policy.AllowSettings{Allow: []string{"*"}}
 	})
+	text, err := os.ReadFile("../../docs/policy.md")
+	require.NoError(t, err)
+	table := strings.ReplaceAll(string(text), "_", "")
 	for _, r := range policy.Rules() {
+		component := strings.TrimSuffix(r.Section, "s") + " `" + r.Type + "`"
+		switch {
+		case r.Section == "*":
+			component = "every component"
+		case r.Section == "service":
+			component = "`service::telemetry`"
+		case r.Type == "*":
+			component = "every receiver"
+		}
+		row := strings.ReplaceAll("| "+component+" | `"+r.Field+"` | `"+r.Access+"` |", "_", "")
+		assert.Contains(t, table, row, "the table in docs/policy.md")
 		section, typ := r.Section, r.Type
 		if section == "*" {
 			section = "exporters"
@@ -458,18 +473,18 @@ func TestRules(t *testing.T) {
 		}
 		var value any = "/x:1"
 		segments := strings.Split(r.Field, "::")
-		for i := len(segments) - 1; i >= 0; i-- {
-			switch s := segments[i]; {
-			case s == "*":
+		for _, s := range slices.Backward(segments) {
+			switch s {
+			case "*":
 				value = []any{value}
-			case s == "**":
+			case "**":
 				value = map[string]any{"any": map[string]any{"depth": value}}
 			default:
 				value = map[string]any{strings.ReplaceAll(s, "*", "x"): value}
 			}
 		}
 		conf := map[string]any{section: map[string]any{typ: value}}
-		_, err := p.Check(conf, localSide)
+		_, err = p.Check(conf, localSide)
 		require.ErrorContains(t, err, "rule "+r.Access, r.Field)
 		_, err = open.Check(conf, localSide)
 		require.NoError(t, err, r.Field)
@@ -511,9 +526,9 @@ func TestListen(t *testing.T) {
 		s.Schemes.Allow = []string{"env", "file"}
 		s.Listen = &policy.AllowSettings{Allow: []string{"*"}}
 	})
-	_, err := judge(t, p, "receivers: {otlp: {protocols: {grpc: {endpoint: '${file:/x}'}}}}")
+	err := judge(p, "receivers: {otlp: {protocols: {grpc: {endpoint: '${file:/x}'}}}}")
 	require.ErrorContains(t, err, "is a reference whose value is not known")
-	_, err = judge(t, p, "receivers: {otlp: {protocols: '${env:OTELCOL_REMOTE_MAP}'}}")
+	err = judge(p, "receivers: {otlp: {protocols: '${env:OTELCOL_REMOTE_MAP}'}}")
 	require.ErrorContains(t, err, "is a reference to something that is no text")
 }
 

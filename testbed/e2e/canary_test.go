@@ -3,6 +3,7 @@
 package e2e_test
 
 import (
+	"bytes"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -64,7 +65,7 @@ service: {telemetry: {logs: {level: debug}}}`)), env...)
 		hash := w.server.Offer("", offer)
 		after, err := w.server.WaitFor(patiently(t), agent.UID, func(a opampserver.Agent) bool {
 			s := a.RemoteConfigStatus
-			return string(s.Hash) == string(hash) && (s.Status == applied || s.Status == failed)
+			return bytes.Equal(s.Hash, hash) && (s.Status == applied || s.Status == failed)
 		})
 		require.NoError(t, err, name)
 		if after.RemoteConfigStatus.Status == failed {
