@@ -108,3 +108,67 @@ service: {telemetry: {logs: {level: debug}}}`)), env...)
 		}
 	}
 }
+
+// A server may offer what it was shown: the block of the extension in it says what
+// is local anyway.
+func TestWhatIsShownCanBeOffered(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	c := w.start(w.args())
+	agent := w.managed()
+	shown := agent.EffectiveConfig[""]
+	require.Contains(t, shown, "opamp:")
+	w.apply(agent, shown)
+	w.apply(agent, marking("next"))
+	l := w.load(w.receiver)
+	l.flows()
+	w.seen("next")
+	assert.Equal(t, 2, c.count(logReload))
+	w.requireOneSession()
+}
+
+// What a policy of the user requires and locks holds against a server, and is
+// judged again when the policy has changed.
+func TestPolicyOfTheUser(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	policy := func(more string) string {
+		return w.layer("policy.yaml", `
+extensions:
+  opamp:
+    policy:
+      require: [{component: batch, pipelines: [traces], position: last}]
+      locked: ["service::telemetry"`+more+`]
+      listen: {allow: [localhost]}
+`)
+	}
+	args := w.args(policy(`, "processors::attributes/e2e"`))
+	c := w.start(args)
+	agent := w.managed()
+	for body, reasons := range map[string][]string{
+		"service: {pipelines: {traces: {processors: []}}}":                         {`"service::pipelines::traces::processors" lacks the required processor batch in the last place`},
+		"processors: {batch: {timeout: 1h}}":                                       {`"processors::batch" is required`},
+		"service: {telemetry: {logs: {level: debug}}}":                             {`"service::telemetry" is locked`},
+		"receivers: {otlp: {protocols: {http: {endpoint: '0.0.0.0:0'}}}}":          {`"receivers::otlp::protocols::http::endpoint" is an address that is not allowed`},
+		"extensions: {opamp: {policy: {locked: []}}}\nexporters: {x: '${file:x}'}": {`"extensions::opamp" is managed locally`, `"exporters::x" has a reference with the scheme "file"`},
+	} {
+		after := w.await(agent, w.offer(body), failed)
+		for _, reason := range reasons {
+			assert.Contains(t, after.RemoteConfigStatus.ErrorMessage, reason)
+		}
+	}
+	hash := w.offer(marking("later"))
+	w.await(agent, hash, failed)
+	assert.Zero(t, c.count(logReload), "nothing that runs was touched")
+	c.stop()
+
+	// The same offer, to an agent whose policy allows it.
+	policy("")
+	w.start(args)
+	w.load(w.receiver)
+	w.managed()
+	require.NoError(t, w.server.OfferOnce(agent.UID, opampserver.YAML(marking("later"))))
+	_, err := w.server.WaitStatus(patiently(t), agent.UID, hash, applied)
+	require.NoError(t, err)
+	w.seen("later")
+}
