@@ -19,6 +19,7 @@ import (
 	"github.com/otelcol-opamp/otelcol-opamp/extension/opampextension/internal/metadata"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/agent"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/effectiveconfig"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/policy"
 )
 
 const (
@@ -59,6 +60,10 @@ type Config struct {
 
 	// Rollout holds the durations of a change of configuration.
 	Rollout RolloutConfig `mapstructure:"rollout"`
+
+	// Policy says what a remote configuration may contain. It is in force for
+	// every offer, and no remote configuration can change it.
+	Policy policy.Settings `mapstructure:"policy"`
 
 	// EffectiveConfig says how the running configuration is shown.
 	EffectiveConfig EffectiveConfigConfig `mapstructure:"effective_config"`
@@ -193,6 +198,7 @@ func createDefaultConfig() component.Config {
 			ApplyTimeout:     rollout.ApplyTimeout,
 			TrialPeriod:      rollout.TrialPeriod,
 		},
+		Policy:          policy.DefaultSettings(),
 		EffectiveConfig: EffectiveConfigConfig{View: string(effectiveconfig.References)},
 	}
 }
@@ -217,7 +223,7 @@ func (cfg *Config) Validate() error {
 	if _, err := parseInstanceUID(cfg.InstanceUID); err != nil {
 		return errors.New("opamp instance_uid is invalid")
 	}
-	return errors.Join(cfg.validateParent(), cfg.Rollout.validate(), cfg.EffectiveConfig.validate())
+	return errors.Join(cfg.validateParent(), cfg.Rollout.validate(), cfg.Policy.Validate(), cfg.EffectiveConfig.validate())
 }
 
 // Validate is called by the host, and by the extension's own validation: like

@@ -18,6 +18,7 @@ import (
 	"github.com/otelcol-opamp/otelcol-opamp/extension/opampextension/internal/metadata"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/agent"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/effectiveconfig"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/policy"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/session"
 )
 
@@ -108,6 +109,10 @@ func (e *opampExtension) settings(ctx context.Context, host component.Host) (age
 	if err != nil {
 		return agent.ExtensionSettings{}, fmt.Errorf("parsing `instance_uid`: %w", err)
 	}
+	rules, err := policy.New(e.cfg.Policy)
+	if err != nil {
+		return agent.ExtensionSettings{}, fmt.Errorf("reading `policy`: %w", err)
+	}
 	header := http.Header{}
 	for key, value := range connection.Headers {
 		header.Set(key, string(value))
@@ -143,6 +148,7 @@ func (e *opampExtension) settings(ctx context.Context, host component.Host) (age
 		AcceptsRemoteConfig: capabilities.AcceptsRemoteConfig,
 		Supervised:          e.cfg.PPID != 0,
 		Rollout:             e.cfg.Rollout.durations(),
+		Policy:              rules,
 		View:                effectiveconfig.View(e.cfg.EffectiveConfig.View),
 		Log:                 e.set.Logger,
 	}

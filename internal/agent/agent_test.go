@@ -416,8 +416,10 @@ func TestDryRunFailureTouchesNothing(t *testing.T) {
 	s.wait(t, "health", func() bool { return s.health.GetStatus() != "" })
 	s.push(t, "h1", "exporters: {x: {}}")
 	assert.Equal(t, "exporters: unknown type \"x\"", s.waitStatus(t, "h1", failed).GetErrorMessage())
-	s.push(t, "h2", "extensions::opamp/"+t.Name()+"::server: x")
+	s.push(t, "h2", "extensions: {opamp/"+t.Name()+": {server: x}}")
 	assert.Contains(t, s.waitStatus(t, "h2", failed).GetErrorMessage(), `"extensions::opamp/`+t.Name()+`" is managed locally`)
+	s.push(t, "h3", "receivers: {x: {path: '${file:/etc/hostname}'}}")
+	assert.Contains(t, s.waitStatus(t, "h3", failed).GetErrorMessage(), `"receivers::x::path" has a reference with the scheme "file"`)
 	h.end()
 	assert.Equal(t, 1, generations)
 }

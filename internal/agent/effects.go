@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"fmt"
-	"maps"
 	"os"
 	"strings"
 	"time"
@@ -11,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/otelcol-opamp/otelcol-opamp/internal/failpoint"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/policy"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/preflight"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/remoteconfig"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/rollout"
@@ -144,16 +144,18 @@ func (a *Agent) startTimer(e rollout.StartTimer) {
 // outcome comes back through the queue.
 func (a *Agent) check(ref remoteconfig.Ref) {
 	offer := a.offers[ref.Digest]
-	checked := rollout.Checked{Ref: ref, Context: verdictContext(a.args())}
+	checked := rollout.Checked{Ref: ref, Context: a.verdictContext()}
 	answer := func() { a.queue.post(func() { a.step(checked) }) }
 	var texts [][]byte
 	for _, f := range offer.Files() {
 		texts = append(texts, f.Body)
 	}
 	a.newScrubber(texts...)
-	conf, err := offer.Parse()
+	conf, err := offer.ParseWithin(a.policy().Limits())
 	if err == nil {
-		_, err = acceptable(conf, ownID(a.name))
+		// What is a reference is certain only once it is decoded.
+		a.newScrubber(append(texts, fmt.Append(nil, conf))...)
+		_, err = a.policy().Check(conf, a.localSide())
 	}
 	if err != nil {
 		checked.Reason = a.scrubber.Text(err.Error())
@@ -207,7 +209,9 @@ func (a *Agent) serve(e rollout.Serve) {
 			conf, err = offer.Parse()
 		}
 		if err == nil {
-			conf, err = acceptable(conf, ownID(a.name))
+			// What was accepted is not judged again, but must not take the
+			// management of this Collector away.
+			conf, err = policy.Protect(conf, protected(a.name, a.required))
 		}
 		if err != nil {
 			a.log.Load().Error("A configuration that was saved cannot be used", zap.Stringer("config", e.Ref), zap.Error(err))
@@ -217,7 +221,7 @@ func (a *Agent) serve(e rollout.Serve) {
 	}
 	a.latest = conf
 	if !a.safe { // safe mode is complete, and has no block of any other extension
-		conf = keepExtensions(conf, keptExtensions(a.name, a.args(), a.required))
+		conf = policy.KeepExtensions(conf, keptExtensions(a.name, a.args(), a.required))
 	}
 	a.serving = &served{conf: conf, ref: e.Ref, failures: e.Failures}
 }
@@ -229,13 +233,6 @@ func (a *Agent) offer(digest string) (remoteconfig.Offer, error) {
 	return a.store.body(digest)
 }
 
-func with(m map[string]any, key string, value any) map[string]any {
-	out := make(map[string]any, len(m))
-	maps.Copy(out, m)
-	out[key] = value
-	return out
-}
-
 // offered takes the newest offer. Older ones that arrived since the goroutine
 // last looked are gone: the newest offer wins.
 func (a *Agent) offered() {
@@ -245,7 +242,7 @@ func (a *Agent) offered() {
 	}
 	ref := offer.Ref()
 	a.offers[ref.Digest] = *offer
-	a.step(rollout.Offered{Ref: ref, Context: verdictContext(a.args())})
+	a.step(rollout.Offered{Ref: ref, Context: a.verdictContext()})
 	a.forgetOffers()
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/otelcol-opamp/otelcol-opamp/internal/custommessages"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/effectiveconfig"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/health"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/policy"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/process"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/rollout"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/session"
@@ -60,7 +61,9 @@ type ExtensionSettings struct {
 	// is accepted, nothing kept, and the process never replaced.
 	Supervised bool
 	Rollout    Rollout
-	View       effectiveconfig.View
+	// Policy judges remote configurations; nil means the default one.
+	Policy *policy.Policy
+	View   effectiveconfig.View
 	// Applied is told how long it took from the begin of an offer's dry run until
 	// it was applied, trial included. It may be nil, is called by the agent's
 	// goroutine and must not wait.

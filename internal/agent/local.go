@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -9,6 +8,9 @@ import (
 
 	"go.opentelemetry.io/collector/confmap"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/otelcol-opamp/otelcol-opamp/internal/opampuri"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/policy"
 )
 
 // localExtensions returns the extensions that the local layers among the
@@ -102,81 +104,6 @@ func layerText(uri string) (string, bool) {
 	return text, true
 }
 
-// acceptable returns conf as the Collector will understand it, or why it must
-// not be merged: it would take the management of this Collector away.
-func acceptable(conf map[string]any, own string) (map[string]any, error) {
-	conf = confmap.NewFromStringMap(conf).ToStringMap() // "a::b" keys mean what they mean to the Collector
-	for _, name := range []string{"service", "extensions"} {
-		value, ok := conf[name]
-		if !ok {
-			continue
-		}
-		section, ok := value.(map[string]any)
-		if !ok {
-			return nil, fmt.Errorf("%q must be a map of its own: null or a reference would replace what is managed locally", name)
-		}
-		if _, ok := section[own]; ok && name == "extensions" {
-			return nil, fmt.Errorf("%q is managed locally: remove it from the remote configuration", "extensions::"+own)
-		}
-	}
-	service, _ := conf["service"].(map[string]any)
-	if value, ok := service["extensions"]; ok {
-		if _, isList := value.([]any); !isList && value != nil {
-			return nil, errors.New(`"service::extensions" must be a list`)
-		}
-	}
-	if path, ok := refersToAgent("", conf); ok {
-		return nil, fmt.Errorf("%q refers to ${opamp:…}, which a remote configuration may not", path)
-	}
-	return conf, nil
-}
-
-func refersToAgent(path string, value any) (string, bool) {
-	switch v := value.(type) {
-	case string:
-		return path, strings.Contains(v, "${opamp:")
-	case map[string]any:
-		for key, x := range v {
-			if p, ok := refersToAgent(strings.TrimPrefix(path+"::"+key, "::"), x); ok {
-				return p, true
-			}
-		}
-	case []any:
-		for _, x := range v {
-			if p, ok := refersToAgent(path, x); ok {
-				return p, true
-			}
-		}
-	}
-	return "", false
-}
-
-// keepExtensions returns conf with the local extensions in its list of
-// extensions, if it has one: the Collector replaces lists, and without these
-// the agent would not start.
-func keepExtensions(conf map[string]any, local []string) map[string]any {
-	service, ok := conf["service"].(map[string]any)
-	if !ok {
-		return conf
-	}
-	value, ok := service["extensions"]
-	if !ok {
-		return conf
-	}
-	list, _ := value.([]any)
-	have := map[string]bool{}
-	for _, id := range list {
-		have[strings.TrimSpace(fmt.Sprint(id))] = true
-	}
-	united := append([]any(nil), list...)
-	for _, id := range local {
-		if !have[id] {
-			united, have[id] = append(united, id), true
-		}
-	}
-	return with(conf, "service", with(service, "extensions", united))
-}
-
 // ownID is the component ID of the extension that belongs to the agent called
 // name.
 func ownID(name string) string {
@@ -211,4 +138,70 @@ func keptExtensions(name string, args, required []string) []string {
 	default:
 		return append(append([]string{ownID(name)}, ids...), required...)
 	}
+}
+
+// localSide is what the policy must know of the local side. The layers that are
+// not known are left out.
+func (a *Agent) localSide() policy.Local {
+	needs := protected(a.name, a.required)
+	side := policy.Local{
+		Needs:      needs,
+		Extensions: keptExtensions(a.name, a.args(), a.required),
+		Blocks:     map[string][]any{},
+		LookupEnv:  os.LookupEnv,
+	}
+	layers := &side.Before
+	for _, uri := range configValues(a.args()) {
+		if at, err := opampuri.Parse(uri); err == nil {
+			if at.Name == a.name {
+				layers = &side.After
+			}
+			continue
+		}
+		if layer, ok := localLayer(uri); ok {
+			*layers = append(*layers, layer)
+		}
+	}
+	known := confmap.New()
+	for _, layer := range append(slices.Clone(side.Before), side.After...) {
+		// A failure leaves a block out, which is then refused when it comes back.
+		_ = known.Merge(confmap.NewFromStringMap(layer))
+	}
+	var shown map[string]any
+	_ = yaml.Unmarshal(a.reported.EffectiveConfig, &shown) // this agent wrote it
+	for _, conf := range []map[string]any{known.ToStringMap(), shown} {
+		blocks, _ := conf["extensions"].(map[string]any)
+		for _, id := range needs {
+			if block, ok := blocks[id]; ok {
+				side.Blocks[id] = append(side.Blocks[id], block)
+			}
+		}
+	}
+	return side
+}
+
+// protected are the extensions whose blocks a remote configuration cannot set:
+// that of the agent called name and those it does not start without.
+func protected(name string, required []string) []string {
+	ids := []string{ownID(name)}
+	for _, id := range required {
+		if !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// policy is the one of the extension that was attached last.
+func (a *Agent) policy() *policy.Policy {
+	if p := a.settings.Policy; p != nil {
+		return p
+	}
+	return policy.Default()
+}
+
+// verdictContext identifies what the verdict on an offer depends on besides the
+// offer, the policy included.
+func (a *Agent) verdictContext() string {
+	return verdictContext(a.args()) + " " + a.policy().Fingerprint()
 }

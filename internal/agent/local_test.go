@@ -7,7 +7,6 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.yaml.in/yaml/v3"
 )
 
 func TestLocalExtensions(t *testing.T) {
@@ -42,43 +41,6 @@ func TestLocalExtensions(t *testing.T) {
 			got, known := localExtensions(tt.args)
 			assert.Equal(t, tt.want, got)
 			assert.Equal(t, tt.known, known)
-		})
-	}
-}
-
-// TestRemoteConfigurationCannotRemoveTheAgent lists the forms in which it was
-// tried.
-//
-// Conformance: 77
-func TestRemoteConfigurationCannotRemoveTheAgent(t *testing.T) {
-	t.Parallel()
-	for _, tt := range []struct{ remote, want, wantErr string }{
-		{remote: "service: {extensions: [zpages]}", want: "service: {extensions: [zpages, opamp, auth]}"},
-		{remote: "service: {extensions: []}", want: "service: {extensions: [opamp, auth]}"},
-		{remote: "service: {extensions: }", want: "service: {extensions: [opamp, auth]}"},
-		{remote: "service::extensions: [zpages]", want: "service: {extensions: [zpages, opamp, auth]}"},
-		{remote: "service: {extensions: [' auth ']}", want: "service: {extensions: [' auth ', opamp]}"},
-		{remote: "receivers: {a: }", want: "receivers: {a: }"},
-		{remote: "service: ", wantErr: `"service" must be a map`},
-		{remote: "service: ${env:X}", wantErr: `"service" must be a map`},
-		{remote: "extensions: null", wantErr: `"extensions" must be a map`},
-		{remote: "service: {extensions: '${env:X}'}", wantErr: `"service::extensions" must be a list`},
-		{remote: "extensions: {opamp: {server: {ws: {endpoint: x}}}}", wantErr: `"extensions::opamp" is managed locally`},
-		{remote: "extensions::opamp::server::ws::endpoint: x", wantErr: `"extensions::opamp" is managed locally`},
-		{remote: "receivers: {a: {b: ['x${opamp:y}']}}", wantErr: `"receivers::a::b" refers to ${opamp:…}`},
-	} {
-		t.Run(tt.remote, func(t *testing.T) {
-			t.Parallel()
-			var remote, want map[string]any
-			require.NoError(t, yaml.Unmarshal([]byte(tt.remote), &remote))
-			got, err := acceptable(remote, ownID(""))
-			if tt.wantErr != "" {
-				require.ErrorContains(t, err, tt.wantErr)
-				return
-			}
-			require.NoError(t, err)
-			require.NoError(t, yaml.Unmarshal([]byte(tt.want), &want))
-			assert.Equal(t, want, keepExtensions(got, []string{"opamp", "auth"}))
 		})
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/otelcol-opamp/otelcol-opamp/internal/policy"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/preflight"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/process"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/rollout"
@@ -292,10 +293,11 @@ func Peek(name, stateDir string, purpose process.Purpose) (map[string]any, error
 	if err != nil {
 		return nil, err
 	}
-	if conf, err = acceptable(conf, ownID(name)); err != nil {
+	required := s.required()
+	if conf, err = policy.Protect(conf, protected(name, required)); err != nil {
 		return nil, err
 	}
-	return keepExtensions(conf, keptExtensions(name, os.Args[1:], s.required())), nil
+	return policy.KeepExtensions(conf, keptExtensions(name, os.Args[1:], required)), nil
 }
 
 func (s *store) peekDigest(name string, purpose process.Purpose) (string, error) {

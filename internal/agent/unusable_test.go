@@ -25,7 +25,7 @@ func TestLastKnownGoodThatIsNotAcceptedAnyMore(t *testing.T) {
 		require.NoError(t, agent.SaveBody(path, offer))
 		return offer.Ref()
 	}
-	latest := body("h2", "extensions: {opamp/"+h.name+": {}}\nreceivers: {latest: {}}")
+	latest := body("h2", "service: ${env:X}\nreceivers: {latest: {}}")
 	require.NoError(t, agent.Save(path, rollout.Record{
 		LastKnownGood: latest,
 		Earlier:       []remoteconfig.Ref{body("h1", "receivers: {earlier: {}}")},
@@ -36,6 +36,6 @@ func TestLastKnownGoodThatIsNotAcceptedAnyMore(t *testing.T) {
 	h.start()
 	assert.Equal(t, map[string]any{"receivers": map[string]any{"earlier": map[string]any{}}}, receive(t, running))
 	status := s.waitStatus(t, "h2", failed)
-	assert.Contains(t, status.GetErrorMessage(), `it cannot be used: "extensions::opamp/`)
+	assert.Contains(t, status.GetErrorMessage(), `it cannot be used: "service" must be a map`)
 	assert.Contains(t, status.GetErrorMessage(), "; running earlier known good 6831")
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 
@@ -34,11 +35,29 @@ func (e *ParseError) Unwrap() error { return e.Err }
 // An offer without files, or whose files are all empty, gives an empty map:
 // "local configuration only". Errors are [ParseError]s. The caller owns the
 // result.
-func (o Offer) Parse() (map[string]any, error) {
+func (o Offer) Parse() (map[string]any, error) { return o.parse(nil) }
+
+// ParseWithin is Parse for an offer of which nothing is known yet: it refuses
+// what is larger than the limits, before it takes the memory, and what YAML leaves
+// to the reader: several documents, tags beyond those of plain data, keys that are
+// no text, keys given twice.
+func (o Offer) ParseWithin(l Limits) (map[string]any, error) {
+	size := 0
+	for _, f := range o.files {
+		if size += len(f.Body); size > l.Bytes {
+			return nil, &ParseError{File: f.Name, Err: fmt.Errorf("all files together are larger than %d bytes (rule limits::max_bytes): make them smaller, or change the limit locally", l.Bytes)}
+		}
+	}
+	s := survey{limits: l, seen: map[*yaml.Node]extent{}}
+	return o.parse(s.document)
+}
+
+// parse shows each document to look, if that is not nil, before it decodes it.
+func (o Offer) parse(look func(*yaml.Node) error) (map[string]any, error) {
 	merged := map[string]any{}
 	origin := map[string]string{} // path of each map or value → file that gave it last
 	for _, f := range o.files {
-		m, err := f.parse()
+		m, err := f.parse(look)
 		if err != nil {
 			return nil, &ParseError{File: f.Name, Err: err}
 		}
@@ -51,15 +70,31 @@ func (o Offer) Parse() (map[string]any, error) {
 
 // parse uses the YAML library of the Collector's confmap, so that no text means
 // one thing here and another there.
-func (f File) parse() (map[string]any, error) {
+func (f File) parse(look func(*yaml.Node) error) (map[string]any, error) {
 	if !isYAML(f.ContentType) {
 		return nil, fmt.Errorf("content type %q is not supported: send YAML as text/yaml", f.ContentType)
 	}
 	if len(bytes.TrimSpace(f.Body)) == 0 {
 		return nil, nil
 	}
+	decoder := yaml.NewDecoder(bytes.NewReader(f.Body))
+	var node yaml.Node
+	if err := decoder.Decode(&node); err != nil {
+		if errors.Is(err, io.EOF) {
+			return nil, nil // nothing but comments
+		}
+		return nil, fmt.Errorf("parsing YAML: %w", err)
+	}
+	if look != nil {
+		if err := look(&node); err != nil {
+			return nil, fmt.Errorf("parsing YAML: %w", err)
+		}
+		if err := decoder.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+			return nil, errors.New("parsing YAML: there is a second document behind a line ---: put everything into one")
+		}
+	}
 	var value any
-	if err := yaml.Unmarshal(f.Body, &value); err != nil {
+	if err := node.Decode(&value); err != nil {
 		return nil, fmt.Errorf("parsing YAML: %w", err)
 	}
 	switch v := value.(type) {

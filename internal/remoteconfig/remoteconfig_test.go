@@ -1,6 +1,8 @@
 package remoteconfig_test
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -102,6 +104,47 @@ func TestEncodeDecode(t *testing.T) {
 	require.Error(t, err)
 }
 
+func TestParseWithin(t *testing.T) {
+	t.Parallel()
+	limits := remoteconfig.Limits{Bytes: 1000, Depth: 5, Nodes: 20}
+	for _, tt := range []struct{ name, body, want string }{
+		{"plain", "a: {b: [1, x, 2.5, ~, true, 2024-01-01]}", ""},
+		{"an anchor and a merge key", "a: &a {x: 1}\nb: {<<: *a, y: 2}", ""},
+		{"empty", "# nothing\n", ""},
+		{"size", "a: " + strings.Repeat("x", 1000), "limits::max_bytes"},
+		{"depth", "a: [[[[[1]]]]]", "limits::max_depth"},
+		{"depth behind an alias", "a: &a [[1]]\nb: [[*a]]", "limits::max_depth"},
+		{"nodes", "a: [" + strings.Repeat("1, ", 30) + "]", "limits::max_nodes"},
+		{"nodes behind aliases", "a: &a [1, 2, 3, 4, 5, 6]\nb: [*a, *a, *a]", "limits::max_nodes"},
+		{"a loop", "a: &a [*a]", "stands for something that it is in"},
+		{"a duplicate", "a: 1\n\"a\": 2", "already defined at line 1"},
+		{"a duplicate behind an alias", "x: &k a\n*k : 1\na: 2", "already defined"},
+		{"a number as a key", "a: {1: x}", "a key is not a string"},
+		{"null as a key", "a: {~: x}", "a key is not a string"},
+		{"a map as a key", "a: {{b: 1}: x}", "a key is not a string"},
+		{"a local tag", "a: !x y", `the tag "!x" is not allowed`},
+		{"binary", "a: !!binary aGk=", `the tag "!!binary" is not allowed`},
+		{"a second document", "a: 1\n---\nb: 2", "second document"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			o := remoteconfig.NewOffer(nil, []remoteconfig.File{file("f", tt.body)})
+			got, err := o.ParseWithin(limits)
+			if tt.want != "" {
+				require.ErrorContains(t, err, tt.want)
+				return
+			}
+			require.NoError(t, err)
+			want, err := o.Parse()
+			require.NoError(t, err)
+			assert.Equal(t, want, got)
+		})
+	}
+	two := remoteconfig.NewOffer(nil, []remoteconfig.File{file("a", "a: [1, 2, 3, 4, 5, 6, 7, 8, 9]"), file("b", "b: [1, 2, 3, 4, 5, 6, 7, 8, 9]")})
+	_, err := two.ParseWithin(limits)
+	require.ErrorContains(t, err, "limits::max_nodes", "of all files together")
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add([]byte("a: 1"), []byte("a: {b: 2}"))
 	f.Add([]byte("receivers:\n  otlp:\n"), []byte("<<: *x"))
@@ -112,6 +155,12 @@ func FuzzParse(f *testing.F) {
 		m1, err1 := one.Parse()
 		m2, err2 := two.Parse()
 		require.Equal(t, err1 == nil, err2 == nil)
+		within, err := one.ParseWithin(remoteconfig.Limits{Bytes: 1 << 20, Depth: 64, Nodes: 10_000})
+		if err == nil {
+			// NaN is not equal to itself.
+			require.NoError(t, err1)
+			require.Equal(t, fmt.Sprintf("%#v", m1), fmt.Sprintf("%#v", within), "what is refused is all that differs")
+		}
 		if err1 == nil {
 			require.Equal(t, one.Ref(), two.Ref())
 			require.Len(t, m2, len(m1))

@@ -72,11 +72,11 @@ func TestLastKnownGoodThatHangsAtItsStart(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{rollout: fmt.Sprintf("{apply_timeout: %s}", hangTimeout())})
 	args := w.args()
-	const hang = "E2E_HANG="
+	const hang = "OTELCOL_REMOTE_E2E_HANG="
 	c := w.start(args, hang+"false")
 	agent := w.managed()
 	w.apply(agent, marking("earlier"))
-	hash := w.apply(agent, withFault("latest", `hang_start: "${env:E2E_HANG}"`))
+	hash := w.apply(agent, withFault("latest", `hang_start: "${env:OTELCOL_REMOTE_E2E_HANG}"`))
 	c.stop()
 	w.load(w.receiver)
 	c = w.start(args, hang+"true")

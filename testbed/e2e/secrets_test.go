@@ -51,6 +51,7 @@ func (w *world) useSecret(value string) {
 		exporter = "otlp_grpc/idle" // no header can have it
 	}
 	args := w.args(w.layer("secrets.yaml", fmt.Sprintf(`
+extensions: {opamp: {policy: {env: {allow: [API_KEY], deny: []}}}}
 processors:
   attributes/local: {actions: [{key: e2e.secret, value: "is ${env:API_KEY}", action: upsert}]}
 exporters:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -92,6 +93,19 @@ func (s *Sink) WaitAttributeAfter(ctx context.Context, key, value string, after 
 		return time.Time{}, fmt.Errorf("waiting for attribute %s=%q after %s: %w", key, value, after.Format(time.RFC3339Nano), err)
 	}
 	return last, nil
+}
+
+// AttributeWith returns an attribute, as key=value, in which a text occurs; empty
+// if none has arrived.
+func (s *Sink) AttributeWith(text string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for at := range s.attributes {
+		if pair := at.key + "=" + at.value; strings.Contains(pair, text) {
+			return pair
+		}
+	}
+	return ""
 }
 
 // MetricPoints is the number of data points of a metric that arrived.

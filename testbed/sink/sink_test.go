@@ -237,6 +237,8 @@ func TestWaitAttributeAfter(t *testing.T) {
 	e := newGRPCExporter(t, s)
 	e.traces(t, numbered("a", 1))
 	first, err := s.WaitAttribute(patiently(t), "config", "a")
+	assert.Equal(t, "config=a", s.AttributeWith("fig=a"))
+	assert.Empty(t, s.AttributeWith("config=b"))
 	require.NoError(t, err)
 	again := make(chan time.Time, 1)
 	ctx := patiently(t)
