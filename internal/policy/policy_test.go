@@ -79,6 +79,7 @@ func judge(p *policy.Policy, text string) error {
 	return err
 }
 
+// Conformance: 165, 166
 func TestDefaultPolicy(t *testing.T) {
 	t.Parallel()
 	p := newPolicy(t, nil)
@@ -379,6 +380,7 @@ func TestRequire(t *testing.T) {
 	}
 }
 
+// Conformance: 163
 func TestFiles(t *testing.T) {
 	t.Parallel()
 	dir, err := filepath.EvalSymlinks(t.TempDir())
