@@ -431,6 +431,10 @@ func (s *store) safe() map[string]any {
 	}
 	return map[string]any{
 		"extensions": map[string]any(blocks),
-		"service":    map[string]any{"extensions": ids},
+		"service": map[string]any{
+			"extensions": ids,
+			// By default the Collector's own metrics need a port, which may be taken.
+			"telemetry": map[string]any{"metrics": map[string]any{"level": "none"}},
+		},
 	}
 }

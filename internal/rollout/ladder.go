@@ -118,6 +118,12 @@ func (m *Machine) hostEnded(e HostEnded) {
 		}
 	}
 	switch {
+	case m.safe:
+		// Even safe mode did not start. There is nothing below it, so that it is
+		// tried again, with pauses.
+		m.record.Ladder.Failures = max(m.record.Ladder.Failures, m.record.bottom()) + 1
+		m.record.Ladder.Reason = reason
+		m.persist(false)
 	case e.LocalBroken && c != nil:
 		// Its trial is to come, when what is local is repaired.
 		c.Phase = PhasePending
@@ -135,7 +141,7 @@ func (m *Machine) hostEnded(e HostEnded) {
 	}
 	m.stopped = true
 	rung, _ := m.rung()
-	m.do(Restart{Reason: reason, SafeMode: rung == RungSafeMode && (e.LocalBroken || m.record.Candidate == nil)})
+	m.do(Restart{Reason: reason, SafeMode: rung == RungSafeMode && (m.safe || e.LocalBroken || m.record.Candidate == nil)})
 }
 
 // mustGoSafe reports whether only safe mode is left and this process, started by

@@ -105,6 +105,11 @@ func TestLocalConfigurationThatDoesNotStart(t *testing.T) {
 	c.stop()
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", w.receiver)
 	require.NoError(t, err)
+	// Neither does safe mode need the port that the Collector's own metrics have by
+	// default; somebody else may have it already, which is as good.
+	if metrics, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:8888"); err == nil {
+		t.Cleanup(func() { assert.NoError(t, metrics.Close()) })
+	}
 	c = w.start(args)
 	ill, err := w.server.WaitFor(patiently(t), agent.UID, func(a opampserver.Agent) bool {
 		return a.Connected && strings.Contains(a.Health.GetLastError(), "safe mode")
