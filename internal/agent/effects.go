@@ -211,7 +211,7 @@ func (a *Agent) serve(e rollout.Serve) {
 		if err == nil {
 			// What was accepted is not judged again, but must not take the
 			// management of this Collector away.
-			conf, err = policy.Protect(conf, protected(a.name, a.required))
+			conf, err = policy.Protect(conf, protected(a.name, a.args(), a.required))
 		}
 		if err != nil {
 			a.log.Load().Error("A configuration that was saved cannot be used", zap.Stringer("config", e.Ref), zap.Error(err))

@@ -143,35 +143,18 @@ func keptExtensions(name string, args, required []string) []string {
 // localSide is what the policy must know of the local side. The layers that are
 // not known are left out.
 func (a *Agent) localSide() policy.Local {
-	needs := protected(a.name, a.required)
 	side := policy.Local{
-		Needs:      needs,
+		Needs:      protected(a.name, a.args(), a.required),
 		Extensions: keptExtensions(a.name, a.args(), a.required),
 		Blocks:     map[string][]any{},
 		LookupEnv:  os.LookupEnv,
 	}
-	layers := &side.Before
-	for _, uri := range configValues(a.args()) {
-		if at, err := opampuri.Parse(uri); err == nil {
-			if at.Name == a.name {
-				layers = &side.After
-			}
-			continue
-		}
-		if layer, ok := localLayer(uri); ok {
-			*layers = append(*layers, layer)
-		}
-	}
-	known := confmap.New()
-	for _, layer := range append(slices.Clone(side.Before), side.After...) {
-		// A failure leaves a block out, which is then refused when it comes back.
-		_ = known.Merge(confmap.NewFromStringMap(layer))
-	}
+	side.Before, side.After = localLayers(a.name, a.args())
 	var shown map[string]any
 	_ = yaml.Unmarshal(a.reported.EffectiveConfig, &shown) // this agent wrote it
-	for _, conf := range []map[string]any{known.ToStringMap(), shown} {
-		blocks, _ := conf["extensions"].(map[string]any)
-		for _, id := range needs {
+	shownBlocks, _ := shown["extensions"].(map[string]any)
+	for _, blocks := range []map[string]any{localBlocks(a.name, a.args()), shownBlocks} {
+		for _, id := range side.Needs {
 			if block, ok := blocks[id]; ok {
 				side.Blocks[id] = append(side.Blocks[id], block)
 			}
@@ -180,16 +163,77 @@ func (a *Agent) localSide() policy.Local {
 	return side
 }
 
-// protected are the extensions whose blocks a remote configuration cannot set:
-// that of the agent called name and those it does not start without.
-func protected(name string, required []string) []string {
-	ids := []string{ownID(name)}
-	for _, id := range required {
-		if !slices.Contains(ids, id) {
-			ids = append(ids, id)
+// localLayers returns the local layers among the arguments that are known, before
+// and after the remote one of the agent called name, references unexpanded.
+func localLayers(name string, args []string) (before, after []map[string]any) {
+	layers := &before
+	for _, uri := range configValues(args) {
+		if at, err := opampuri.Parse(uri); err == nil {
+			if at.Name == name {
+				layers = &after
+			}
+			continue
+		}
+		if layer, ok := localLayer(uri); ok {
+			*layers = append(*layers, layer)
 		}
 	}
+	return before, after
+}
+
+// localBlocks returns the blocks of extensions in the local layers, as far as they
+// are known.
+func localBlocks(name string, args []string) map[string]any {
+	before, after := localLayers(name, args)
+	known := confmap.New()
+	for _, layer := range append(before, after...) {
+		// What a failure leaves out is refused when it comes back from a server.
+		_ = known.Merge(confmap.NewFromStringMap(layer))
+	}
+	blocks, _ := known.ToStringMap()["extensions"].(map[string]any)
+	return blocks
+}
+
+// protected are the extensions whose blocks a remote configuration cannot set:
+// that of the agent called name, those it does not start without, and those that
+// these name in their local blocks.
+func protected(name string, args, required []string) []string {
+	blocks := localBlocks(name, args)
+	ids := []string{ownID(name)} // what its own block names is required, or part of the policy
+	var add func(id string)
+	mention := func(value any) {
+		if id, ok := value.(string); ok {
+			if _, ok := blocks[id]; ok {
+				add(id)
+			}
+		}
+	}
+	add = func(id string) {
+		if !slices.Contains(ids, id) {
+			ids = append(ids, id)
+			leaves(blocks[id], mention)
+		}
+	}
+	for _, id := range required {
+		add(id)
+	}
 	return ids
+}
+
+// leaves calls visit for each leaf of value.
+func leaves(value any, visit func(any)) {
+	switch v := value.(type) {
+	case map[string]any:
+		for _, x := range v {
+			leaves(x, visit)
+		}
+	case []any:
+		for _, x := range v {
+			leaves(x, visit)
+		}
+	default:
+		visit(v)
+	}
 }
 
 // policy is the one of the extension that was attached last.

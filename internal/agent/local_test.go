@@ -44,3 +44,21 @@ func TestLocalExtensions(t *testing.T) {
 		})
 	}
 }
+
+// The block of an extension that authenticates for the one that authenticates this
+// agent is as important as either.
+func TestProtected(t *testing.T) {
+	t.Parallel()
+	const layer = `yaml:
+extensions:
+  opamp: {server: {ws: {endpoint: x, auth: headers_setter}}, policy: {require: [{component: zpages}]}}
+  headers_setter: {additional_auth: oauth2client/x, headers: [{key: a, value: b}]}
+  oauth2client/x: {client_id: headers_setter, x: [basicauth]}
+  bearertokenauth: {}
+  zpages:
+  basicauth:
+`
+	args := []string{"--config=" + layer, "--config=opamp:"}
+	assert.Equal(t, []string{"opamp", "headers_setter", "oauth2client/x", "basicauth"}, protected("", args, []string{"opamp", "headers_setter"}))
+	assert.Equal(t, []string{"opamp/edge"}, protected("edge", args, nil))
+}

@@ -294,7 +294,7 @@ func Peek(name, stateDir string, purpose process.Purpose) (map[string]any, error
 		return nil, err
 	}
 	required := s.required()
-	if conf, err = policy.Protect(conf, protected(name, required)); err != nil {
+	if conf, err = policy.Protect(conf, protected(name, os.Args[1:], required)); err != nil {
 		return nil, err
 	}
 	return policy.KeepExtensions(conf, keptExtensions(name, os.Args[1:], required)), nil

@@ -11,12 +11,10 @@ import (
 	"strconv"
 	"strings"
 
-	"go.opentelemetry.io/collector/confmap"
-
 	"github.com/otelcol-opamp/otelcol-opamp/internal/remoteconfig"
 )
 
-// separator stands between the keys of a path.
+// separator stands between the keys of a path, as in confmap.
 const separator = "::"
 
 // sections are those that hold components.
@@ -90,8 +88,7 @@ func (p *Policy) Check(conf map[string]any, local Local) (map[string]any, error)
 	if err := c.refusal(); err != nil {
 		return nil, err // what such keys mean is not certain
 	}
-	conf = confmap.NewFromStringMap(conf).ToStringMap()
-	c.shape(conf)
+	c.shape(conf) // without such keys conf is normalized
 	c.lockedPaths(conf)
 	c.components(conf)
 	if expanded, ok := c.references(conf); ok {

@@ -3,8 +3,10 @@ package policy
 import (
 	"context"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"go.opentelemetry.io/collector/confmap"
@@ -34,20 +36,29 @@ var knownSchemes = []string{rootScheme, "file", "http", "https", "yaml", "opamp"
 // variableName is what the Collector takes for the name of a variable.
 var variableName = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]*$`)
 
+// text is a text with a reference, or with what could be one.
+type text struct{ path, text string }
+
 // references checks all references and returns conf with them resolved, if they
 // are allowed and can be. The Collector's own resolver does the work, so that
 // nothing is a reference to it and not to the policy.
 func (c *check) references(conf map[string]any) (map[string]any, bool) {
 	before := len(c.found)
 	e := newEvaluator(c.policy, c.local.LookupEnv)
+	var texts []text
+	// What has no reference is not shown to the resolver: it takes long for large
+	// configurations.
+	flat := map[string]any{}
 	walk("", conf, func(path string, value any) {
-		text, ok := value.(string)
-		if !ok || !strings.Contains(text, "${") {
+		t, ok := value.(string)
+		if !ok || !strings.Contains(t, "${") {
 			return
 		}
-		references := strings.Count(text, "${")
+		flat[strconv.Itoa(len(texts))] = t
+		texts = append(texts, text{path, t})
+		references := strings.Count(t, "${")
 		e.references += references
-		if strings.Count(text, "}") > maxBraces {
+		if strings.Count(t, "}") > maxBraces {
 			c.refuse(Violation{"references", path, fmt.Sprintf("is a text with a reference and more than %d closing braces", maxBraces), "write it without references"})
 		}
 		if references > maxReferences {
@@ -57,33 +68,64 @@ func (c *check) references(conf map[string]any) (map[string]any, bool) {
 	if len(c.found) > before {
 		return nil, false
 	}
-	expanded, findings, err := e.evaluate(conf)
+	if len(texts) == 0 {
+		return conf, true
+	}
+	values, findings, err := e.evaluate(flat)
 	if err != nil || len(findings) > 0 {
-		c.locate(e, conf)
+		c.locate(e, texts)
 		if len(c.found) == before { // cannot be, but must not pass
 			c.refuse(Violation{"references", "", "has a reference that cannot be resolved", "write values out"})
 		}
 		return nil, false
 	}
+	next := 0
+	expanded, _ := replace(conf, func(string) any {
+		next++
+		return values[strconv.Itoa(next-1)]
+	}).(map[string]any)
 	c.escaped(e, expanded)
 	return expanded, len(c.found) == before
 }
 
+// replace returns value with the texts that have a reference replaced, in the
+// order in which walk visits them.
+func replace(value any, by func(string) any) any {
+	switch v := value.(type) {
+	case string:
+		if strings.Contains(v, "${") {
+			return by(v)
+		}
+	case map[string]any:
+		out := make(map[string]any, len(v))
+		for _, key := range slices.Sorted(maps.Keys(v)) {
+			out[key] = replace(v[key], by)
+		}
+		return out
+	case []any:
+		out := make([]any, len(v))
+		for i, x := range v {
+			out[i] = replace(x, by)
+		}
+		return out
+	}
+	return value
+}
+
 // locate finds the texts with references that are refused.
-func (c *check) locate(e *evaluator, conf map[string]any) {
-	walk("", conf, func(path string, value any) {
-		text, ok := value.(string)
-		if !ok || !strings.Contains(text, "${") || c.more {
+func (c *check) locate(e *evaluator, texts []text) {
+	for _, t := range texts {
+		if c.more {
 			return
 		}
-		_, findings, err := e.evaluate(map[string]any{"v": text})
+		_, findings, err := e.evaluate(map[string]any{"v": t.text})
 		for _, f := range findings {
-			c.refuse(Violation{f.rule, path, f.found, f.remedy})
+			c.refuse(Violation{f.rule, t.path, f.found, f.remedy})
 		}
 		if err != nil && len(findings) == 0 {
-			c.refuse(Violation{"references", path, "has a reference that cannot be resolved", "the schemes that can are in policy::schemes::allow"})
+			c.refuse(Violation{"references", t.path, "has a reference that cannot be resolved", "the schemes that can are in policy::schemes::allow"})
 		}
-	})
+	}
 }
 
 // escaped checks what is left of $${…}: it is no reference any more, until
@@ -92,20 +134,20 @@ func (c *check) escaped(e *evaluator, expanded map[string]any) {
 	e.escaped = true
 	defer func() { e.escaped = false }()
 	walk("", expanded, func(path string, value any) {
-		text, ok := value.(string)
-		for ok && strings.Contains(text, "${") && !c.more {
-			if strings.Count(text, "}") > maxBraces {
+		left, ok := value.(string)
+		for ok && strings.Contains(left, "${") && !c.more {
+			if strings.Count(left, "}") > maxBraces {
 				return // of no use to whatever would expand it
 			}
-			once, findings, err := e.evaluate(map[string]any{"v": text})
+			once, findings, err := e.evaluate(map[string]any{"v": left})
 			for _, f := range findings {
 				c.refuse(Violation{f.rule, path, f.found + " that is escaped", "write $NAME without braces if it is no reference"})
 			}
 			next, isText := once["v"].(string)
-			if err != nil || !isText || next == text {
+			if err != nil || !isText || next == left {
 				return
 			}
-			text = next
+			left = next
 		}
 	})
 }
