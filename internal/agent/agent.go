@@ -100,6 +100,9 @@ type Agent struct {
 	figures  atomic.Pointer[Metrics]
 	counters session.Counters
 
+	// pace is that of all attempts to reach the server, whatever session makes them.
+	pace session.Pace
+
 	// newest is the newest offer that the goroutine has not seen yet.
 	newest atomic.Pointer[remoteconfig.Offer]
 
