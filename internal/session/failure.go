@@ -133,7 +133,7 @@ var errStopping = errors.New("the OpAMP session is being stopped")
 
 // RoundTrip implements [http.RoundTripper].
 func (t transport) RoundTrip(r *http.Request) (*http.Response, error) {
-	if t.s.ending() { // perhaps instead of waiting any longer
+	if t.s.pace.waitFraction(r.Context().Done()); t.s.ending() { // perhaps instead of waiting any longer
 		return nil, refused(r, errStopping)
 	}
 	t.set.Counters.MessagesSent.Add(1)
@@ -151,8 +151,8 @@ func (t transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	case code == http.StatusOK:
 	case throttles(code): // the client tries again, and tells
 		pause := t.s.pace.leaveAlone(retryAfter(response))
-		seconds := int64(math.Ceil(pause.Seconds()))
-		response.Header.Set("Retry-After", strconv.FormatInt(seconds, 10))
+		// Whole seconds only; waitFraction has the rest.
+		response.Header.Set("Retry-After", strconv.FormatInt(int64(pause/time.Second), 10))
 	case code >= 300 && code < 400 && response.Header.Get("Location") != "":
 		// A redirect: followed, or refused with an error.
 	default:

@@ -147,8 +147,14 @@ func (p *Pace) putOffLocked(pause time.Duration) {
 
 // wait returns when the next attempt may be made, or, with false, when stop is
 // closed.
-func (p *Pace) wait(stop <-chan struct{}) bool {
-	pause := p.next()
+func (p *Pace) wait(stop <-chan struct{}) bool { return sleep(p.next(), stop) }
+
+// waitFraction waits for the rest of a pause of which the client has waited the
+// whole seconds.
+func (p *Pace) waitFraction(stop <-chan struct{}) { sleep(min(p.next(), time.Second), stop) }
+
+// sleep returns false if stop was closed first.
+func sleep(pause time.Duration, stop <-chan struct{}) bool {
 	if pause <= 0 {
 		select {
 		case <-stop:

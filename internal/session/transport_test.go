@@ -188,6 +188,50 @@ func TestBusyServerWithoutAWish(t *testing.T) {
 	})
 }
 
+// TestRetryAfterVaries: agents that are sent away together do not come back
+// together. Of ten all come within a fifth of the spread once in ten million runs.
+//
+// Conformance: 152
+func TestRetryAfterVaries(t *testing.T) {
+	t.Parallel()
+	transports(t, func(t *testing.T, transport session.Transport) {
+		var latest time.Duration
+		var mu sync.Mutex
+		var work sync.WaitGroup
+		for range 10 {
+			var refused atomic.Bool
+			a := &turnAway{answer: func(w http.ResponseWriter, _ *http.Request) bool {
+				if refused.Swap(true) {
+					return false
+				}
+				w.Header().Set("Retry-After", "1")
+				w.WriteHeader(http.StatusServiceUnavailable)
+				return true
+			}}
+			server := startServer(t, a.wrap)
+			set, _ := settings(t, transport, server.url(transport))
+			start(t, set)
+			work.Go(func() {
+				select {
+				case <-server.received:
+				case <-time.After(waitTime):
+					t.Error("no message arrived")
+					return
+				}
+				a.mu.Lock()
+				pause := a.times[1].Sub(a.times[0])
+				a.mu.Unlock()
+				assert.GreaterOrEqual(t, pause, time.Second)
+				mu.Lock()
+				defer mu.Unlock()
+				latest = max(latest, pause)
+			})
+		}
+		work.Wait()
+		assert.Greater(t, latest, 1100*time.Millisecond)
+	})
+}
+
 // TestPauseOutlivesTheSession: a session that was told to wait and is replaced,
 // because settings changed, hands its pause on.
 func TestPauseOutlivesTheSession(t *testing.T) {
