@@ -102,6 +102,8 @@ type Agent struct {
 	counters session.Counters
 
 	custom custom
+	// pace is that of all attempts to reach the server, whatever session makes them.
+	pace session.Pace
 
 	// newest is the newest offer that the goroutine has not seen yet.
 	newest atomic.Pointer[remoteconfig.Offer]

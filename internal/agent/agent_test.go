@@ -46,6 +46,7 @@ type opampServer struct {
 
 	mu          sync.Mutex // guards everything below
 	offer       *protobufs.AgentRemoteConfig
+	failure     *protobufs.ServerErrorResponse
 	conns       map[types.Connection]bool
 	connections int
 	statuses    []*protobufs.RemoteConfigStatus
@@ -125,6 +126,10 @@ func (s *opampServer) closed(c types.Connection) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.conns, c)
+	select {
+	case s.changed <- struct{}{}:
+	default:
+	}
 }
 
 func (s *opampServer) message(_ context.Context, _ types.Connection, m *protobufs.AgentToServer) *protobufs.ServerToAgent {
@@ -151,7 +156,7 @@ func (s *opampServer) message(_ context.Context, _ types.Connection, m *protobuf
 		s.custom = append(s.custom, string(custom.GetData()))
 	}
 	s.tell()
-	answer := &protobufs.ServerToAgent{InstanceUid: m.GetInstanceUid()}
+	answer := &protobufs.ServerToAgent{InstanceUid: m.GetInstanceUid(), ErrorResponse: s.failure}
 	if s.offer != nil && s.lastHash() != string(s.offer.GetConfigHash()) {
 		answer.RemoteConfig = s.offer
 	}

@@ -350,6 +350,7 @@ func (a *Agent) startSession() error {
 	set.Authorize = func(r session.Request) (http.Header, error) { return (*a.authorize.Load())(r) }
 	set.Callback = a.callbacks()
 	set.Counters = &a.counters
+	set.Pace = &a.pace
 	set.RequestInstanceUID = a.requestingUID()
 	s, err := session.Start(a.working, set)
 	a.letOut(s, a.reported.CustomCapabilities)

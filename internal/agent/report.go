@@ -25,6 +25,8 @@ import (
 func (a *Agent) callbacks() session.Callbacks {
 	var connected atomic.Bool // to log changes only; HTTP connects with every request
 	var before atomic.Bool    // there was a connection in this session
+	var told atomic.Value     // the text of the latest failure since there was a connection, a string
+	told.Store("")
 	transport := a.settings.Session.Transport
 	return session.Callbacks{
 		Connected: func() {
@@ -33,17 +35,22 @@ func (a *Agent) callbacks() session.Callbacks {
 				// connection, perhaps to a server that knows nothing of it.
 				a.queue.post(func() { a.reportHealth(true) })
 			}
+			told.Store("")
 			if !connected.Swap(true) {
 				a.log.Load().Info("Connected to the OpAMP server")
 				a.log.Load().Debug("Connected to the OpAMP server") // contrib's supervisor waits for this line at this level
 			}
 		},
 		ConnectFailed: func(err error) {
-			if connected.Swap(false) {
+			again := told.Swap(err.Error()) == err.Error()
+			switch {
+			case connected.Swap(false):
 				a.log.Load().Warn("The connection to the OpAMP server is lost; trying again", zap.Error(err))
-				return
+			case again:
+				a.log.Load().Debug("No connection to the OpAMP server; trying again", zap.Error(err))
+			default:
+				a.log.Load().Warn("No connection to the OpAMP server; trying again", zap.Error(err))
 			}
-			a.log.Load().Debug("Failed to connect to the OpAMP server", zap.Error(err))
 		},
 		ServerError: func(kind, message string) {
 			a.log.Load().Error("OpAMP server returned an error response", zap.String("type", kind), zap.String("message", message))

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/gorilla/websocket"
 )
@@ -40,17 +41,39 @@ var dialed = struct {
 func init() { websocket.DefaultDialer.NetDialContext = dialCounted }
 
 func dialCounted(ctx context.Context, network, addr string) (net.Conn, error) {
-	conn, err := (&net.Dialer{}).DialContext(ctx, network, addr)
-	if err != nil {
-		return nil, err
-	}
 	dialed.mu.Lock()
 	c := dialed.by[addr]
 	dialed.mu.Unlock()
 	if c == nil {
-		return conn, nil
+		return (&net.Dialer{}).DialContext(ctx, network, addr)
+	}
+	conn, err := dialer().DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, err
 	}
 	return counted{conn, c}, nil
+}
+
+// A peer that is gone without a word is noticed by TCP within unanswered, whether
+// the agent has something to send or not: 30 s of silence, the interval of
+// heartbeats, and three probes. Less would end connections in every short
+// disturbance of a network, of which a minute is long.
+const (
+	idle       = 30 * time.Second
+	probe      = 10 * time.Second
+	probes     = 3
+	unanswered = idle + probes*probe
+	// writeTimeout bounds a write to a peer that lives and does not read. The
+	// client writes 4 KiB at a time.
+	writeTimeout = 30 * time.Second
+)
+
+// dialer dials connections whose end is noticed.
+func dialer() *net.Dialer {
+	return &net.Dialer{
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: idle, Interval: probe, Count: probes},
+		Control:         limitUnanswered,
+	}
 }
 
 // countDials counts the connections to the server at endpoint from now on, until
@@ -91,7 +114,7 @@ func dialAddress(endpoint string) string {
 	return net.JoinHostPort(u.Hostname(), map[string]string{"http": "80", "https": "443", "socks5": "1080"}[scheme])
 }
 
-// counted is a connection whose bytes are counted.
+// counted is a connection whose bytes are counted and whose writes are bounded.
 type counted struct {
 	net.Conn
 	c *Counters
@@ -107,4 +130,13 @@ func (c counted) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
 	c.c.BytesSent.Add(uint64(n)) //nolint:gosec // never negative
 	return n, err
+}
+
+// SetWriteDeadline sets a limit, and there is always one: the WebSocket library
+// sets one before each write, and for messages that is none.
+func (c counted) SetWriteDeadline(t time.Time) error {
+	if limit := time.Now().Add(writeTimeout); t.IsZero() || t.After(limit) {
+		t = limit
+	}
+	return c.Conn.SetWriteDeadline(t)
 }

@@ -1,9 +1,52 @@
 package session
 
-import "github.com/open-telemetry/opamp-go/client"
+import (
+	"time"
+
+	"github.com/open-telemetry/opamp-go/client"
+)
 
 // HeartbeatsOf reports what was found in the client.
 func HeartbeatsOf(c client.OpAMPClient) (set, known bool) {
 	h := heartbeatsOf(c)
 	return h.set != nil, h.milliseconds != nil
 }
+
+// Times are the durations that tests shorten.
+type Times struct {
+	Request, Ping, Silence, First, Longest, Stable, Busy, MostBusy time.Duration
+}
+
+func (t Times) times() times {
+	return times{
+		request: t.Request, ping: t.Ping, silence: t.Silence,
+		first: t.First, longest: t.Longest, stable: t.Stable,
+		busy: t.Busy, mostBusy: t.MostBusy,
+	}
+}
+
+// DefaultTimes are those of sessions outside tests.
+func DefaultTimes() Times {
+	d := defaultTimes
+	return Times{
+		Request: d.request, Ping: d.ping, Silence: d.silence,
+		First: d.first, Longest: d.longest, Stable: d.stable,
+		Busy: d.busy, MostBusy: d.mostBusy,
+	}
+}
+
+// SetTimes sets the durations of a session.
+func (s *Settings) SetTimes(t Times) {
+	in := t.times()
+	s.times = &in
+}
+
+// What a session tells and asks a [Pace].
+
+func (p *Pace) Use(endpoint string, t Times)             { p.use(endpoint, t.times()) }
+func (p *Pace) Connected()                               { p.connected() }
+func (p *Pace) Fail()                                    { p.fail() }
+func (p *Pace) Left()                                    { p.left() }
+func (p *Pace) LeaveAlone(d time.Duration) time.Duration { return p.leaveAlone(d) }
+func (p *Pace) Vary(d time.Duration)                     { p.vary(d) }
+func (p *Pace) Next() time.Duration                      { return p.next() }

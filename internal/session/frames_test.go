@@ -28,6 +28,8 @@ const (
 	textFrame   = 1
 	binaryFrame = 2
 	closeFrame  = 8
+	pingFrame   = 9
+	pongFrame   = 10
 )
 
 // frame is a WebSocket message as it was sent.
@@ -43,15 +45,22 @@ type frameServer struct {
 	received chan frame
 	// answer is what each message is answered with.
 	answer frame
+	// extension is what the server says of compression.
+	extension string
+	// deaf makes the server read and say nothing, once it has answered one ping.
+	deaf bool
 
 	mu          sync.Mutex // guards everything below
 	connections int
 	conns       []net.Conn
 }
 
-func startFrameServer(t *testing.T, answer frame) *frameServer {
+func startFrameServer(t *testing.T, answer frame, options ...func(*frameServer)) *frameServer {
 	t.Helper()
 	s := &frameServer{received: make(chan frame, 1000), answer: answer}
+	for _, o := range options {
+		o(s)
+	}
 	var serving sync.WaitGroup
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, buffered, err := http.NewResponseController(w).Hijack()
@@ -84,16 +93,24 @@ func startFrameServer(t *testing.T, answer frame) *frameServer {
 func (s *frameServer) serve(conn net.Conn, in *bufio.Reader, key string) {
 	accept := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
 	_, err := io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
-		"Sec-WebSocket-Accept: "+base64.StdEncoding.EncodeToString(accept[:])+"\r\n\r\n")
+		s.extension+"Sec-WebSocket-Accept: "+base64.StdEncoding.EncodeToString(accept[:])+"\r\n\r\n")
+	silent := false
 	for err == nil {
 		var f frame
 		if f, err = readFrame(in); err != nil {
 			return
 		}
+		if silent {
+			continue
+		}
 		answer := s.answer
-		if f.opcode == closeFrame {
+		switch f.opcode {
+		case closeFrame:
 			answer = f
-		} else {
+		case pingFrame:
+			answer = frame{pongFrame, f.payload}
+			silent = s.deaf
+		default:
 			s.received <- f
 		}
 		// All answers of these tests are short.

@@ -7,9 +7,11 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/gorilla/websocket"
 	"github.com/open-telemetry/opamp-go/client"
 	"github.com/open-telemetry/opamp-go/client/types"
 	"github.com/open-telemetry/opamp-go/protobufs"
@@ -22,9 +24,6 @@ const (
 	// maxMessage bounds a message from the server, in bytes: four times the
 	// largest configuration that is accepted, against 64 MiB by default.
 	maxMessage = 16 << 20
-	// requestTimeout bounds one request over HTTP: a server that accepts and
-	// never answers must not silence the agent.
-	requestTimeout = 30 * time.Second
 	// authTimeout bounds the authorization of one attempt; token endpoints
 	// hang too.
 	authTimeout = 15 * time.Second
@@ -40,6 +39,16 @@ type Session struct {
 	counters  *Counters
 	uncount   func()
 	effective atomic.Pointer[protobufs.EffectiveConfig]
+	times     times
+	pace      *Pace
+	callback  Callbacks
+
+	conn     atomic.Pointer[websocket.Conn] // the latest; nil for HTTP
+	attempt  attempt
+	pinging  sync.WaitGroup
+	stopping chan struct{}
+	mu       sync.Mutex // guards everything in this block below
+	stopped  bool
 
 	heartbeats    heartbeats
 	lastHeartbeat atomic.Int64 // nanoseconds
@@ -52,8 +61,19 @@ func Start(ctx context.Context, set Settings) (*Session, error) {
 	if set.Counters == nil {
 		set.Counters = &Counters{}
 	}
-	s := &Session{counters: set.Counters, uncount: func() {}}
-	log := clientLogger{set.Log}
+	if set.Pace == nil {
+		set.Pace = &Pace{}
+	}
+	s := &Session{
+		counters: set.Counters, uncount: func() {},
+		times: defaultTimes, pace: set.Pace, callback: set.Callback,
+		stopping: make(chan struct{}),
+	}
+	if set.times != nil {
+		s.times = *set.times
+	}
+	s.pace.use(set.Endpoint, s.times)
+	log := clientLogger{set.Log, s.refused}
 	if set.Transport == HTTP {
 		c := client.NewHTTP(log)
 		c.SetPollingInterval(set.PollingInterval)
@@ -81,7 +101,7 @@ func Start(ctx context.Context, set Settings) (*Session, error) {
 		interval = set.PollingInterval
 		s.transport = &http.Transport{
 			DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-				conn, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+				conn, err := dialer().DialContext(ctx, network, addr)
 				if err != nil {
 					return nil, err
 				}
@@ -89,23 +109,30 @@ func Start(ctx context.Context, set Settings) (*Session, error) {
 			},
 			Proxy:               http.ProxyFromEnvironment,
 			TLSClientConfig:     set.TLS,
-			TLSHandshakeTimeout: requestTimeout,
+			TLSHandshakeTimeout: s.times.request,
 			ForceAttemptHTTP2:   true,
+			// HTTP/2 would go on using a dead connection, request after request.
+			HTTP2: &http.HTTP2Config{SendPingTimeout: s.times.request / 2, PingTimeout: s.times.request / 2},
 		}
 		start.TLSConfig = nil // opamp-go would replace the transport
 		start.Client = &http.Client{
-			Timeout:       requestTimeout,
-			Transport:     authorizing{s.transport, set},
+			Timeout:       s.times.request,
+			Transport:     transport{s.transport, s, set},
 			CheckRedirect: checkRedirect,
+		}
+		start.BackoffPolicy = func() types.BackoffPolicy { return pauses{s.pace} }
+		// Called once per message, and not under the client's time limit.
+		start.HeaderFunc = func(h http.Header) http.Header {
+			s.pace.wait(s.stopping)
+			return h
 		}
 	}
 	start.HeartbeatInterval = &interval
 	s.heartbeats = heartbeatsOf(s.client)
 	s.lastHeartbeat.Store(int64(interval))
-	if set.Authorize != nil && set.Transport != HTTP {
-		start.HeaderFunc = headerFunc(set)
-	}
 	if set.Transport != HTTP {
+		start.BackoffPolicy = func() types.BackoffPolicy { return noPauses{} }
+		start.HeaderFunc = s.headerFunc(set)
 		s.uncount = countDials(set.Endpoint, set.Counters)
 	}
 	if err := s.client.Start(ctx, start); err != nil {
@@ -144,17 +171,30 @@ func (s *Session) setInitial(set Settings) error {
 func (s *Session) callbacks(set Settings) types.Callbacks {
 	return types.Callbacks{
 		OnConnect: func(context.Context) {
+			if set.Transport == HTTP {
+				s.pace.answered()
+			} else if err := s.taken(connectionOf(s.client)); err != nil {
+				s.lost(err)
+				return
+			}
 			if set.Counters.Connected.Swap(1) == 0 || set.Transport != HTTP {
 				set.Counters.Connections.Add(1)
 			}
 			set.Callback.Connected()
 		},
 		OnConnectFailed: func(_ context.Context, err error) {
-			set.Counters.Connected.Store(0)
-			set.Callback.ConnectFailed(err)
+			if set.Transport != HTTP {
+				s.dialFailed(err)
+			} else if !s.ending() {
+				s.pace.fail()
+				s.lost(err)
+			}
 		},
 		OnError: func(_ context.Context, err *protobufs.ServerErrorResponse) {
 			set.Callback.ServerError(err.GetType().String(), err.GetErrorMessage())
+			if err.GetType() == protobufs.ServerErrorResponseType_ServerErrorResponseType_Unavailable {
+				s.unavailable(err.GetRetryInfo().GetRetryAfterNanoseconds())
+			}
 		},
 		OnMessage: func(_ context.Context, m *types.MessageData) {
 			set.Counters.MessagesReceived.Add(1)
@@ -180,8 +220,8 @@ func (s *Session) callbacks(set Settings) types.Callbacks {
 		GetEffectiveConfig: func(context.Context) (*protobufs.EffectiveConfig, error) { return s.effective.Load(), nil },
 		CheckRedirect: func(next *http.Request, via []*http.Request, _ []*http.Response) error {
 			err := checkRedirect(next, via)
-			if err != nil {
-				set.Callback.ConnectFailed(err) // the client only logs it
+			if err != nil && set.Transport != HTTP {
+				s.lost(err) // the client only logs it
 			}
 			return err
 		},
@@ -191,7 +231,18 @@ func (s *Session) callbacks(set Settings) types.Callbacks {
 // Stop tells the server that the agent leaves, and waits for the client's
 // goroutines until ctx ends. The session must not be used afterwards.
 func (s *Session) Stop(ctx context.Context) error {
+	s.mu.Lock()
+	if !s.stopped {
+		s.stopped = true
+		close(s.stopping)
+	}
+	s.mu.Unlock()
 	err := s.client.Stop(ctx)
+	s.pinging.Wait() // no longer than controlTimeout
+	s.pace.left()
+	if err == nil && s.attempt.busy { // the goroutine of the attempt has ended
+		s.pace.leaveAlone(0)
+	}
 	s.uncount()
 	s.counters.Connected.Store(0)
 	if s.transport != nil {
@@ -278,10 +329,20 @@ func secure(u *url.URL) bool { return u.Scheme == "https" || u.Scheme == "wss" }
 // second one for an error. opamp-go offers no other way.
 const refuse = "Sec-Websocket-Key"
 
-func headerFunc(set Settings) func(http.Header) http.Header {
+// headerFunc returns what the client calls before each attempt over WebSocket: it
+// waits until there may be one.
+func (s *Session) headerFunc(set Settings) func(http.Header) http.Header {
 	return func(header http.Header) http.Header {
+		if !s.next() {
+			header.Set(refuse, "stopped")
+			return header
+		}
+		if set.Authorize == nil {
+			return header
+		}
 		if err := authorize(header, set, http.MethodGet); err != nil {
-			set.Callback.ConnectFailed(err)
+			s.attempt.told = true
+			s.lost(err)
 			header.Set(refuse, "not authorized")
 		}
 		return header
@@ -299,33 +360,3 @@ func authorize(header http.Header, set Settings, method string) error {
 	}
 	return nil
 }
-
-// authorizing is a transport that asks for credentials with every attempt, and
-// sends nothing without; opamp-go asks once per message, however often it
-// tries.
-type authorizing struct {
-	next http.RoundTripper
-	set  Settings
-}
-
-// RoundTrip implements [http.RoundTripper].
-func (t authorizing) RoundTrip(r *http.Request) (*http.Response, error) {
-	t.set.Counters.MessagesSent.Add(1)
-	if t.set.Authorize == nil {
-		return t.next.RoundTrip(r)
-	}
-	authorized := r.Clone(r.Context())
-	if err := authorize(authorized.Header, t.set, r.Method); err != nil {
-		if r.Body != nil {
-			err = errors.Join(err, r.Body.Close())
-		}
-		return nil, err
-	}
-	return t.next.RoundTrip(authorized)
-}
-
-type clientLogger struct{ log Logger }
-
-func (l clientLogger) Debugf(_ context.Context, format string, v ...any) { l.log.Debugf(format, v...) }
-
-func (l clientLogger) Errorf(_ context.Context, format string, v ...any) { l.log.Errorf(format, v...) }

@@ -112,7 +112,7 @@ type events struct {
 func settings(t *testing.T, transport session.Transport, endpoint string) (session.Settings, *events) {
 	t.Helper()
 	e := &events{offers: make(chan remoteconfig.Offer, 10), failed: make(chan error, 1000), restarts: make(chan struct{}, 10), uids: make(chan [16]byte, 10)}
-	return session.Settings{
+	set := session.Settings{
 		Transport:       transport,
 		Endpoint:        endpoint,
 		PollingInterval: 20 * time.Millisecond,
@@ -134,7 +134,11 @@ func settings(t *testing.T, transport session.Transport, endpoint string) (sessi
 			Identified:    func(uid [16]byte) { e.uids <- uid },
 		},
 		Log: nopLogger{},
-	}, e
+	}
+	times := session.DefaultTimes()
+	times.First, times.Longest, times.Busy = 20*time.Millisecond, 200*time.Millisecond, 20*time.Millisecond
+	set.SetTimes(times)
+	return set, e
 }
 
 type nopLogger struct{}

@@ -47,7 +47,12 @@ type Settings struct {
 	// Counters are counted up; they may be those of an earlier session. Nil
 	// counts nothing.
 	Counters *Counters
-	Log      Logger
+	// Pace decides when attempts are made; it may be that of an earlier session,
+	// which has ended. Nil knows of no earlier attempt.
+	Pace *Pace
+	Log  Logger
+
+	times *times // those of tests; nil for the default
 }
 
 // Request is what an authorization may depend on.
@@ -109,7 +114,8 @@ const (
 type Callbacks struct {
 	// Connected: the transport connected. Over HTTP: a request was answered.
 	Connected func()
-	// ConnectFailed: an attempt failed; it will be repeated.
+	// ConnectFailed: an attempt or a request failed, or the server wants to be
+	// left alone; the agent comes back. It is called once per attempt.
 	ConnectFailed func(error)
 	// ServerError: the server answered with an error.
 	ServerError func(kind, message string)
