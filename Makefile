@@ -101,10 +101,11 @@ test-unit: ## Run the unit tests, with the race detector if there is a C compile
 	@echo "==> unit tests with failpoints"
 	@$(GO) test -tags failpoints ./internal/failpoint ./internal/statedir
 
+# Most of an end-to-end test is waiting, so four run at a time on two cores.
 .PHONY: test-e2e
 test-e2e: $(if $(RACEFLAG),$(RACE),$(SMALL)) $(SUPERVISOR) ## Run the end-to-end tests against the small distribution
 	@echo "==> end-to-end tests$(if $(RACEFLAG),, without the race detector: no C compiler)"
-	@cd testbed && OTELCOL_OPAMP_BINARY=$(CURDIR)/$< OTELCOL_OPAMP_SUPERVISOR=$(CURDIR)/$(SUPERVISOR) $(GO) test -timeout 20m ./e2e/...
+	@cd testbed && OTELCOL_OPAMP_BINARY=$(CURDIR)/$< OTELCOL_OPAMP_SUPERVISOR=$(CURDIR)/$(SUPERVISOR) $(GO) test -timeout 40m -parallel 4 ./e2e/...
 
 .PHONY: soak
 soak: $(SMALL) ## Kill, restart and disturb the small distribution for about 20 minutes (SEED=n to vary)
