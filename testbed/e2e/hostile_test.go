@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -174,12 +175,12 @@ func hostileCases(t *testing.T) []hostileCase {
 				_ = z.Close()
 			}
 		}}},
-		{name: "zeros", attack: attack{webSocket: func(h *hostile, c net.Conn) {
+		{name: "zeros", attack: attack{webSocket: func(_ *hostile, c net.Conn) {
 			if _, err := c.Write(frameHead(final|binaryFrame, bomb)); err == nil {
 				_, _ = io.Copy(c, &zeros{bomb})
 			}
 		}}},
-		{name: "endless body", attack: attack{webSocket: func(h *hostile, c net.Conn) {
+		{name: "endless body", attack: attack{webSocket: func(_ *hostile, c net.Conn) {
 			err := writeFrame(c, binaryFrame, chunk)
 			for err == nil {
 				err = writeFrame(c, continuation, chunk)
@@ -192,7 +193,7 @@ func hostileCases(t *testing.T) []hostileCase {
 				_, err = w.Write(chunk)
 			}
 		}}},
-		{name: "tiny fragments", attack: attack{webSocket: func(h *hostile, c net.Conn) {
+		{name: "tiny fragments", attack: attack{webSocket: func(_ *hostile, c net.Conn) {
 			// A thousand in one packet.
 			fragments := []byte(strings.Repeat(string([]byte{continuation, 1, 0}), 1000))
 			err := writeFrame(c, binaryFrame, nil)
@@ -254,7 +255,7 @@ func hostileCases(t *testing.T) []hostileCase {
 					return marshal(&protobufs.ServerToAgent{
 						InstanceUid:        h.uid,
 						CustomCapabilities: &protobufs.CustomCapabilities{Capabilities: []string{"com.example.flood", fmt.Sprint("com.example.", n)}},
-						CustomMessage:      &protobufs.CustomMessage{Capability: "com.example.flood", Type: fmt.Sprint(n), Data: make([]byte, 4<<10)},
+						CustomMessage:      &protobufs.CustomMessage{Capability: "com.example.flood", Type: strconv.Itoa(n), Data: make([]byte, 4<<10)},
 					})
 				},
 			}})

@@ -7,7 +7,7 @@ import (
 	"bytes"
 	"compress/flate"
 	"context"
-	"crypto/sha1" //nolint:gosec // the WebSocket handshake wants it
+	"crypto/sha1"
 	"encoding/base64"
 	bits "encoding/binary" // binary is that under test
 	"errors"
@@ -257,7 +257,7 @@ func deflated(size int) ([]byte, error) {
 		return nil, err
 	}
 	_, err = io.Copy(c, &zeros{size})
-	if err = errors.Join(err, c.Flush()); err != nil {
+	if err := errors.Join(err, c.Flush()); err != nil {
 		return nil, err
 	}
 	return out.Bytes()[:out.Len()-4], nil
