@@ -23,13 +23,16 @@ import (
 const (
 	herd = 500 // agents
 	// herdPeak is how many connections in any second a server may get from the
-	// herd when it is started again: half of it, so that the first reconnects
-	// are spread over two seconds or more.
-	herdPeak = herd / 2
+	// herd when it is started again. The first pause is drawn from two seconds:
+	// half of the herd is to be expected in each of them, and six standard
+	// deviations of that, √(500/4) each, are left to chance.
+	herdPeak = herd/2 + 67
 	// herdBack is until when all of them must be back.
 	herdBack = time.Minute
 	// herdPolling is the polling interval over HTTP: short for a test, and longer
-	// than the second over which the peak is taken.
+	// than the second over which the peak is taken. Agents are started over one
+	// interval: they poll in the order in which they were started, before and
+	// after the server's restart.
 	herdPolling = 5 * time.Second
 )
 
@@ -145,7 +148,10 @@ func TestHerdAfterAServerRestart(t *testing.T) {
 				}
 				stopping.Wait()
 			})
+			ticker := time.NewTicker(herdPolling / herd)
+			defer ticker.Stop()
 			for i := range herd {
+				<-ticker.C
 				set, _ := settings(t, transport, endpoint)
 				set.PollingInterval = herdPolling
 				binary.BigEndian.PutUint64(set.InstanceUID[:], uint64(i+1)) // 0 is no UID
