@@ -9,6 +9,7 @@
 //   - otelcol: runs a real Collector binary as a child process
 //   - faultreceiver, faultexporter, faultextension: Collector components that
 //     fail on demand, for test builds made by ocb
+//   - echoextension: a component that sends custom messages back
 //   - cmd/opampserver: the development server with a page and a JSON API
 //
 // Nothing here imports the main module: the tests see the product only through

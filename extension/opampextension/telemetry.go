@@ -56,6 +56,7 @@ func observe(b *metadata.TelemetryBuilder, lease *agent.ExtensionLease) error {
 		},
 		func() error { return b.RegisterOpampIoCallback(directions(lease, bytesOf)) },
 		func() error { return b.RegisterOpampMessagesCallback(directions(lease, messagesOf)) },
+		func() error { return b.RegisterOpampCustomMessagesDroppedCallback(directions(lease, droppedOf)) },
 		func() error {
 			return b.RegisterOpampOffersCallback(func(_ context.Context, o metric.Int64Observer) error {
 				for outcome, n := range lease.Metrics().Outcomes {
@@ -99,6 +100,10 @@ func bytesOf(m agent.Metrics) (sent, received uint64) {
 
 func messagesOf(m agent.Metrics) (sent, received uint64) {
 	return m.Session.MessagesSent.Load(), m.Session.MessagesReceived.Load()
+}
+
+func droppedOf(m agent.Metrics) (sent, received uint64) {
+	return m.CustomMessagesDropped.Sent.Load(), m.CustomMessagesDropped.Received.Load()
 }
 
 func directions(lease *agent.ExtensionLease, value func(agent.Metrics) (sent, received uint64)) metric.Int64Callback {

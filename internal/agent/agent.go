@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 	"go.uber.org/zap"
 
+	"github.com/otelcol-opamp/otelcol-opamp/internal/custommessages"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/effectiveconfig"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/health"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/preflight"
@@ -100,6 +101,8 @@ type Agent struct {
 	figures  atomic.Pointer[Metrics]
 	counters session.Counters
 
+	custom custom
+
 	// newest is the newest offer that the goroutine has not seen yet.
 	newest atomic.Pointer[remoteconfig.Offer]
 
@@ -174,6 +177,7 @@ func newAgent(name string, dir *statedir.Dir, dirErr error, log *zap.Logger) *Ag
 		settings: ExtensionSettings{Rollout: DefaultRollout()},
 		tree:     health.NewTree(),
 		began:    time.Now(),
+		custom:   custom{registry: custommessages.NewRegistry()},
 	}
 	if dir != nil {
 		a.store = &store{dir}
@@ -210,6 +214,7 @@ func (a *Agent) start() {
 	}
 	a.applied = record.Counts[rollout.OutcomeApplied]
 	go a.run(booted)
+	a.work.Go(a.carry)
 }
 
 // What is said once of a state folder that cannot be used, or only be read.

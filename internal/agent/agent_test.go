@@ -55,6 +55,13 @@ type opampServer struct {
 	caps        uint64
 	comings     []string // "hello" for each connection, "goodbye" for each AgentDisconnect
 	changed     chan struct{}
+	// custom are the custom messages that arrived, customCapabilities what was
+	// announced, one after the other.
+	custom             []string
+	customCapabilities [][]string
+	// refuse refuses connections, which refused counts.
+	refuse  bool
+	refused int
 }
 
 func startServer(t *testing.T) *opampServer {
@@ -62,6 +69,9 @@ func startServer(t *testing.T) *opampServer {
 	s := &opampServer{conns: map[types.Connection]bool{}, uids: map[string]bool{}, changed: make(chan struct{}, 1)}
 	handler, connContext, err := server.New(nil).Attach(server.Settings{Callbacks: types.Callbacks{
 		OnConnecting: func(*http.Request) types.ConnectionResponse {
+			if s.refuses() {
+				return types.ConnectionResponse{HTTPStatusCode: http.StatusServiceUnavailable}
+			}
 			return types.ConnectionResponse{Accept: true, ConnectionCallbacks: types.ConnectionCallbacks{
 				OnConnected:       s.connected,
 				OnConnectionClose: s.closed,
@@ -83,6 +93,24 @@ func startServer(t *testing.T) *opampServer {
 		web.Close()
 	})
 	return s
+}
+
+func (s *opampServer) refuses() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.refuse {
+		s.refused++
+		s.tell()
+	}
+	return s.refuse
+}
+
+// tell wakes wait.
+func (s *opampServer) tell() {
+	select {
+	case s.changed <- struct{}{}:
+	default:
+	}
 }
 
 func (s *opampServer) connected(_ context.Context, c types.Connection) {
@@ -116,10 +144,13 @@ func (s *opampServer) message(_ context.Context, _ types.Connection, m *protobuf
 	if health := m.GetHealth(); health != nil {
 		s.health = health
 	}
-	select {
-	case s.changed <- struct{}{}:
-	default:
+	if custom := m.GetCustomCapabilities(); custom != nil {
+		s.customCapabilities = append(s.customCapabilities, custom.GetCapabilities())
 	}
+	if custom := m.GetCustomMessage(); custom != nil {
+		s.custom = append(s.custom, string(custom.GetData()))
+	}
+	s.tell()
 	answer := &protobufs.ServerToAgent{InstanceUid: m.GetInstanceUid()}
 	if s.offer != nil && s.lastHash() != string(s.offer.GetConfigHash()) {
 		answer.RemoteConfig = s.offer
@@ -229,7 +260,11 @@ type host struct {
 	stopped  chan struct{}
 	// started is told the body that each generation runs.
 	started func(conf map[string]any, e *agent.ExtensionLease)
-	dryRun  func(context.Context, preflight.Settings) preflight.Outcome
+	// component starts a component, and returns what stops it; nil if there is
+	// none. sameSession is nil for settings that never change.
+	component   func(e *agent.ExtensionLease) (stop func())
+	sameSession func() any
+	dryRun      func(context.Context, preflight.Settings) preflight.Outcome
 }
 
 func newHost(t *testing.T, s *opampServer, dir string) *host {
@@ -245,6 +280,10 @@ func newHost(t *testing.T, s *opampServer, dir string) *host {
 func (h *host) settings() agent.ExtensionSettings {
 	rollout := agent.DefaultRollout()
 	rollout.TrialPeriod = time.Millisecond
+	var same any = h.server.url
+	if h.sameSession != nil {
+		same = h.sameSession()
+	}
 	return agent.ExtensionSettings{
 		ID:       "opamp",
 		Requires: []string{"opamp"},
@@ -253,7 +292,7 @@ func (h *host) settings() agent.ExtensionSettings {
 			Endpoint:     h.server.url,
 			Capabilities: session.Capabilities{EffectiveConfig: true, Health: true},
 		},
-		SameSession: h.server.url,
+		SameSession: same,
 		Describe: func(id uuid.UUID) session.Description {
 			return session.Description{Identifying: map[string]any{"service.instance.id": id.String()}}
 		},
@@ -286,11 +325,16 @@ func (h *host) run() error {
 			return err
 		}
 		e.NotifyConfig(effectiveconfig.Snapshot{Effective: conf, Unexpanded: conf})
+		stopComponent := func() {}
+		if h.component != nil {
+			stopComponent = h.component(e)
+		}
 		e.Ready()
 		h.started(conf, e)
 		select {
 		case <-h.reload:
 			e.NotReady()
+			stopComponent()
 			if err := errors.Join(e.Release(ctx), done(ctx)); err != nil {
 				return err
 			}
@@ -299,6 +343,7 @@ func (h *host) run() error {
 				return err
 			}
 			e.NotReady()
+			stopComponent()
 			return e.Release(ctx)
 		}
 	}

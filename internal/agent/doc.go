@@ -21,5 +21,7 @@
 //	           Persist(verdict) → Trigger → Report(FAILED)
 //
 // Everything but the registry is owned by the agent's goroutine; other
-// goroutines post functions to the queue.
+// goroutines post functions to the queue. Custom messages do not go through it:
+// components wait for the answers, so that their registry has a lock of its own
+// (internal/custommessages) and a goroutine hands them to the session (carry).
 package agent

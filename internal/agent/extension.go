@@ -15,6 +15,7 @@ import (
 	"go.opentelemetry.io/collector/component/componentstatus"
 	"go.uber.org/zap"
 
+	"github.com/otelcol-opamp/otelcol-opamp/internal/custommessages"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/effectiveconfig"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/health"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/process"
@@ -70,9 +71,10 @@ type ExtensionSettings struct {
 // ExtensionLease is an extension instance's hold on an agent. Its methods are
 // safe for concurrent use and do not wait for the agent, but for Release.
 type ExtensionLease struct {
-	agent *Agent
-	once  sync.Once
-	err   error
+	agent    *Agent
+	messages *custommessages.Group
+	once     sync.Once
+	err      error
 }
 
 // AcquireExtension attaches an extension instance to the agent called name,
@@ -95,7 +97,7 @@ func AcquireExtension(ctx context.Context, name string, set ExtensionSettings) (
 	if err != nil {
 		return nil, err
 	}
-	e := &ExtensionLease{agent: a}
+	e := &ExtensionLease{agent: a, messages: a.custom.registry.NewGroup()}
 	var attachErr error
 	err = a.call(ctx, func() { attachErr = a.attach(e, set) })
 	if err == nil { // with an error, attachErr may still be written
@@ -127,6 +129,7 @@ func openExisting(name string) (*statedir.Dir, error) {
 func (e *ExtensionLease) Release(ctx context.Context) error {
 	e.once.Do(func() {
 		a := e.agent
+		e.messages.Close()
 		err := a.call(ctx, func() {
 			if a.extension == e {
 				a.extension = nil
@@ -147,6 +150,7 @@ func (e *ExtensionLease) NotifyConfig(s effectiveconfig.Snapshot) {
 
 // Ready tells that all components have started.
 func (e *ExtensionLease) Ready() {
+	e.agent.customReady() // at once: what components do from now on is no part of a reload
 	e.post(func(a *Agent) {
 		a.ready = true
 		if a.started.IsZero() {
@@ -164,6 +168,7 @@ func (e *ExtensionLease) Ready() {
 
 // NotReady tells that the host begins to stop the service.
 func (e *ExtensionLease) NotReady() {
+	e.agent.custom.registry.NotReady() // at once: components are stopped next
 	e.post(func(a *Agent) {
 		a.ready = false
 		a.step(rollout.NotReady{Generation: a.machine.Instance()})
@@ -331,6 +336,8 @@ func (a *Agent) startSession() error {
 		EffectiveConfig: a.reported.EffectiveConfig,
 		Components:      a.settings.Components,
 		RemoteConfig:    status(record.Status),
+
+		CustomCapabilities: a.custom.registry.Capabilities(),
 	}
 	set := a.settings.Session
 	set.InstanceUID = uid
@@ -342,6 +349,7 @@ func (a *Agent) startSession() error {
 	set.Counters = &a.counters
 	set.RequestInstanceUID = a.requestingUID()
 	s, err := session.Start(a.working, set)
+	a.letOut(s, a.reported.CustomCapabilities)
 	if err != nil {
 		return fmt.Errorf("starting the OpAMP session: %w", err)
 	}

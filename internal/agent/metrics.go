@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/otelcol-opamp/otelcol-opamp/internal/custommessages"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/remoteconfig"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/rollout"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/session"
@@ -14,6 +15,9 @@ import (
 // counts of outcomes also the process.
 type Metrics struct {
 	Session *session.Counters // live
+	// CustomMessagesDropped counts custom messages that were lost for want of a
+	// reader or of room.
+	CustomMessagesDropped *custommessages.Counters // live
 	// Outcomes counts what became of offers.
 	Outcomes map[rollout.Outcome]uint64
 	// Applied is whether the latest offer was applied; false while it is worked
@@ -37,7 +41,7 @@ func (e *ExtensionLease) Metrics() Metrics {
 	if m := e.agent.figures.Load(); m != nil {
 		return *m
 	}
-	return Metrics{Session: &e.agent.counters}
+	return Metrics{Session: &e.agent.counters, CustomMessagesDropped: &e.agent.custom.registry.Dropped}
 }
 
 // publish makes the figures of the moment readable.
@@ -45,7 +49,10 @@ func (a *Agent) publish() {
 	r := a.machine.Record()
 	rung, _ := a.machine.Rung()
 	a.figures.Store(&Metrics{
-		Session:      &a.counters,
+		Session: &a.counters,
+
+		CustomMessagesDropped: &a.custom.registry.Dropped,
+
 		Outcomes:     maps.Clone(r.Counts),
 		Applied:      r.Status.State == rollout.StatusApplied,
 		LastApplied:  a.lastApplied,

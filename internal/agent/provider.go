@@ -115,6 +115,9 @@ type Retrieved struct {
 // returned.
 func (p *ProviderLease) Retrieve(ctx context.Context, partial bool, changed func()) (*Retrieved, error) {
 	a := p.agent
+	if partial {
+		a.custom.registry.NotReady() // receivers may be exchanged without the extension being told
+	}
 	w := &watch{notify: changed}
 	var answer *served
 	if err := a.call(ctx, func() {

@@ -55,6 +55,7 @@ func (a *Agent) callbacks() session.Callbacks {
 				a.queue.post(a.offered)
 			}
 		},
+		CustomMessage: a.deliver,
 	}
 }
 
@@ -66,6 +67,7 @@ func (a *Agent) afterStep() {
 		a.instance = instance
 		a.snapshot = a.snapshot.ReplaceReceivers(a.running, a.latest)
 		a.running = a.latest
+		a.customReady()
 		a.reportEffective()
 		a.reportHealth(true)
 	}

@@ -129,6 +129,10 @@ func (s *Session) setInitial(set Settings) error {
 			return err
 		}
 	}
+	// Also if there are none: a server may know some of a former process.
+	if err := s.client.SetCustomCapabilities(customCapabilities(set.Initial.CustomCapabilities)); err != nil {
+		return err
+	}
 	s.storeEffective(set.Initial.EffectiveConfig)
 	if set.RequestInstanceUID {
 		s.client.SetFlags(protobufs.AgentToServerFlags_AgentToServerFlags_RequestInstanceUid)
@@ -162,6 +166,9 @@ func (s *Session) callbacks(set Settings) types.Callbacks {
 			}
 			if m.RemoteConfig != nil && set.Capabilities.RemoteConfig {
 				set.Callback.Offered(offer(m.RemoteConfig))
+			}
+			if c := m.CustomMessage; c != nil {
+				set.Callback.CustomMessage(c.GetCapability(), c.GetType(), c.GetData())
 			}
 		},
 		OnCommand: func(_ context.Context, c *protobufs.ServerToAgentCommand) error {

@@ -70,6 +70,8 @@ type State struct {
 	EffectiveConfig []byte // YAML; nil while unknown
 	Components      Components
 	RemoteConfig    RemoteConfigStatus
+	// CustomCapabilities are sorted.
+	CustomCapabilities []string
 }
 
 // Description says who the agent is. Values are strings, booleans, integers
@@ -118,6 +120,9 @@ type Callbacks struct {
 	// Identified: the server gave the agent another instance UID, under which
 	// everything is sent from now on.
 	Identified func(uid [16]byte)
+	// CustomMessage: the server sent a message of a custom capability that is
+	// announced. The data must not be modified.
+	CustomMessage func(capability, kind string, data []byte)
 }
 
 // Logger takes what opamp-go logs.

@@ -24,6 +24,7 @@ const (
 	logChecking      = `"to": "checking"`      // an offer is taken up
 	logReplacing     = "Replacing the process" // between the hook and the execve
 	logReplaced      = "This process replaces its former self"
+	logDropped       = "Custom messages of the OpAMP server were dropped"
 	logFaultExporter = "Discarded data" // at its Shutdown
 	logDataRace      = "DATA RACE"
 	logPanic         = "panic:"

@@ -83,6 +83,8 @@ func TestOwnMetrics(t *testing.T) {
 		`otelcol_opamp_rung{rung="last known good"} 1`,
 		`otelcol_opamp_failed_starts{} 0`,
 		`otelcol_opamp_state_write_errors{} 0`,
+		`otelcol_opamp_custom_messages_dropped{direction="sent"} 0`,
+		`otelcol_opamp_custom_messages_dropped{direction="received"} 0`,
 		fmt.Sprintf(`otelcol_opamp_config_info{hash="%.8x",role="running"} 1`, good),
 		fmt.Sprintf(`otelcol_opamp_config_info{hash="%.8x",role="received"} 1`, refused),
 	} {

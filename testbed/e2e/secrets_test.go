@@ -5,6 +5,8 @@ package e2e_test
 import (
 	"encoding/base64"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -141,5 +143,53 @@ func TestRevealsFindsBase64(t *testing.T) {
 		text := base64.StdEncoding.EncodeToString([]byte(before + "the secret" + " and more"))
 		assert.True(t, reveals(text, "the secret"), before)
 		assert.False(t, reveals(text, "a secret"), before)
+	}
+}
+
+// What came from references to variables and files, opaque fields and the userinfo
+// of URLs is in no message, before and after a partial reload; other literals are.
+func TestSecretsAfterAPartialReload(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	canaries := []string{"canary-of-a-variable", "canary-of-a-file", "canary-of-a-header", "canary-of-a-url"}
+	file := filepath.Join(w.dir, "secret.txt")
+	require.NoError(t, os.WriteFile(file, []byte(canaries[1]), 0o600))
+	args := append(w.args(w.layer("secrets.yaml", fmt.Sprintf(`
+processors:
+  attributes/local:
+    actions:
+      - {key: e2e.variable, value: "is ${env:API_KEY}", action: upsert}
+      - {key: e2e.file, value: "is ${file:%s}", action: upsert}
+      - {key: e2e.literal, value: a plain literal, action: upsert}
+exporters:
+  otlp_grpc: {endpoint: %q, headers: {authorization: %s}}
+  otlp_http/idle: {endpoint: "http://user:%s@127.0.0.1:1"}
+service:
+  pipelines:
+    traces: {processors: [attributes/local, batch]}
+    metrics: {receivers: [otlp], exporters: [otlp_http/idle]}
+`, file, w.sink.Endpoint(), canaries[2], canaries[3]))), "--feature-gates=service.partialReload,service.partialReloadReceivers")
+	c := w.start(args, "API_KEY="+canaries[0])
+	agent := w.managed()
+	w.load(w.receiver)
+	_, err := w.sink.WaitAttribute(patiently(t), "e2e.file", "is "+canaries[1])
+	require.NoError(t, err, "the test proves nothing if the value is not in use")
+	second := freeAddr(t)
+	w.apply(agent, fmt.Sprintf(`
+receivers: {otlp/second: {protocols: {grpc: {endpoint: %q}}}}
+service: {pipelines: {traces: {receivers: [otlp, otlp/second]}}}`, second))
+	w.awaitEffective(agent, second)
+	require.Equal(t, 1, c.count(logPartialReload))
+	after, _ := w.server.Agent(agent.UID)
+	assert.Contains(t, after.EffectiveConfig[""], "a plain literal")
+	for _, m := range w.server.Messages() {
+		if m.Received == nil {
+			continue
+		}
+		data, err := proto.Marshal(m.Received)
+		require.NoError(t, err)
+		for _, canary := range canaries {
+			assert.Falsef(t, reveals(string(data), canary), "%s in %s", canary, m.Summary())
+		}
 	}
 }

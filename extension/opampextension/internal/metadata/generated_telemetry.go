@@ -34,6 +34,7 @@ type TelemetryBuilder struct {
 	OpampConfigLastApplySuccessful       metric.Int64ObservableGauge
 	OpampConnected                       metric.Int64ObservableGauge
 	OpampConnections                     metric.Int64ObservableCounter
+	OpampCustomMessagesDropped           metric.Int64ObservableCounter
 	OpampFailedStarts                    metric.Int64ObservableGauge
 	OpampIo                              metric.Int64ObservableCounter
 	OpampMessages                        metric.Int64ObservableCounter
@@ -119,6 +120,21 @@ func (builder *TelemetryBuilder) RegisterOpampConnectionsCallback(cb metric.Int6
 		cb(ctx, &observerInt64{inst: builder.OpampConnections, obs: o})
 		return nil
 	}, builder.OpampConnections)
+	if err != nil {
+		return err
+	}
+	builder.mu.Lock()
+	defer builder.mu.Unlock()
+	builder.registrations = append(builder.registrations, reg)
+	return nil
+}
+
+// RegisterOpampCustomMessagesDroppedCallback sets callback for observable OpampCustomMessagesDropped metric.
+func (builder *TelemetryBuilder) RegisterOpampCustomMessagesDroppedCallback(cb metric.Int64Callback) error {
+	reg, err := builder.meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
+		cb(ctx, &observerInt64{inst: builder.OpampCustomMessagesDropped, obs: o})
+		return nil
+	}, builder.OpampCustomMessagesDropped)
 	if err != nil {
 		return err
 	}
@@ -291,6 +307,12 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 		"otelcol_opamp_connections",
 		metric.WithDescription("Connections to the OpAMP server since the process began; over HTTP, runs of requests without a failure. [Development]"),
 		metric.WithUnit("{connection}"),
+	)
+	errs = errors.Join(errs, err)
+	builder.OpampCustomMessagesDropped, err = builder.meter.Int64ObservableCounter(
+		"otelcol_opamp_custom_messages_dropped",
+		metric.WithDescription("Custom messages that were lost since the process began, because a component did not read them or was gone, or because they could not be sent. [Development]"),
+		metric.WithUnit("{message}"),
 	)
 	errs = errors.Join(errs, err)
 	builder.OpampFailedStarts, err = builder.meter.Int64ObservableGauge(
