@@ -152,8 +152,12 @@ func TestHerdAfterAServerRestart(t *testing.T) {
 			defer ticker.Stop()
 			for i := range herd {
 				<-ticker.C
-				set, _ := settings(t, transport, endpoint)
-				set.PollingInterval = herdPolling
+				usual, _ := settings(t, transport, endpoint)
+				// Not what other tests change of it: the pauses are what is tested.
+				set := session.Settings{
+					Transport: transport, Endpoint: endpoint, PollingInterval: herdPolling,
+					Capabilities: usual.Capabilities, Initial: usual.Initial, Callback: usual.Callback, Log: usual.Log,
+				}
 				binary.BigEndian.PutUint64(set.InstanceUID[:], uint64(i+1)) // 0 is no UID
 				set.Callback.ConnectFailed = func(error) {}                 // expected, more often than anybody reads
 				s, err := session.Start(t.Context(), set)

@@ -34,9 +34,9 @@ const (
 	// hostileRate is that of the load of one Collector, in requests per second:
 	// several run at once.
 	hostileRate = 25
-	// together is how many Collectors are attacked at once: with two cores the
-	// start of more of them would be what takes the time.
-	together = 8
+	// together is how many Collectors are attacked at once: half of them, as with
+	// two cores the start of more would be what takes the time.
+	together = 13
 
 	// attackTime is long enough for some reconnects, and longAttack for what is
 	// measured over ten seconds.
