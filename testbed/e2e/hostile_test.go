@@ -38,25 +38,29 @@ const (
 	// two cores the start of more would be what takes the time.
 	together = 13
 
-	// attackTime is long enough for some reconnects, and longAttack for what is
-	// measured over ten seconds.
+	// attackTime is long enough for some reconnects.
 	attackTime = 4 * time.Second
-	longAttack = 12 * time.Second
+	// comeBack is until when an honest server must have the agent back: the longest
+	// pause between two attempts is a minute, and the rest is for a busy machine.
+	comeBack = 90 * time.Second
 
 	// connectionsPerMinute is how often an agent may come back to a server that
 	// accepts and ends its connections, once the first few are through: a server
 	// with 10,000 such agents has 167 connections per second.
 	connectionsPerMinute = 60
 	firstConnections     = 10
-	// measured is for how long connections are counted.
-	measured = 10 * time.Second
+	// measured is for how long connections are counted, and closing how long they
+	// are closed. The longer that is, the longer the agent then stays away.
+	measured = 6 * time.Second
+	closing  = measured + time.Second
 
-	// hostileOffers, one each hostilePace, make ten seconds.
+	// hostileOffers, one each hostilePace, make ten seconds; offering is more.
 	hostileOffers = 1000
 	hostilePace   = 10 * time.Millisecond
+	offering      = 12 * time.Second
 	// mostApplies is how many of them may be applied: each is in trial for the
 	// trialPeriod of these tests, 300 ms, and there is one before and one after.
-	mostApplies = int(longAttack/trialPeriod) + 2
+	mostApplies = int(offering/trialPeriod) + 2
 )
 
 // hostileCase is an attack over one transport.
@@ -86,8 +90,8 @@ func TestHostileServer(t *testing.T) {
 		name := c.name + " over " + map[opampserver.Transport]string{"": "WebSocket", opampserver.HTTP: "HTTP"}[c.transport]
 		// Not t.Parallel: that many would run at once as there are cores, and they
 		// mostly wait.
+		slots <- struct{}{}
 		running.Go(func() {
-			slots <- struct{}{}
 			defer func() { <-slots }()
 			t.Run(name, func(t *testing.T) { c.run(t, strings.TrimPrefix(other.URL, "http")) })
 		})
@@ -144,7 +148,10 @@ func (c hostileCase) run(t *testing.T, elsewhere string) {
 
 	begin := time.Now()
 	w.startServer()
-	w.managed()
+	_, err = w.server.WaitFor(bounded(t, comeBack), agent.UID, func(a opampserver.Agent) bool {
+		return a.Connected && a.Identifying != nil && a.Health.GetHealthy() && a.EffectiveConfig != nil
+	})
+	require.NoError(t, err, "an honest server must get the agent back")
 	t.Logf("an honest server had the agent back after %s", time.Since(begin).Round(time.Millisecond))
 	if c.back != nil {
 		c.back(t, w, agent, process)
@@ -161,7 +168,8 @@ func hostileCases(t *testing.T) []hostileCase {
 	small, err := deflated(bomb)
 	require.NoError(t, err)
 	chunk := make([]byte, 64<<10)
-	cases := []hostileCase{
+	cases := []hostileCase{ // what takes longest comes first
+		{name: "accept then close, with a handshake", time: closing, check: boundedConnections, attack: attack{webSocket: func(*hostile, net.Conn) {}}},
 		{name: "zeros that were not agreed to be compressed", attack: attack{webSocket: repeated(final|binaryFrame|compressed, small)}},
 		{name: "compressed zeros", attack: attack{
 			webSocket: repeated(final|binaryFrame|compressed, small),
@@ -209,24 +217,26 @@ func hostileCases(t *testing.T) []hostileCase {
 			w.Header().Set("Content-Type", "application/x-protobuf")
 			h.trickle(w, func() { _ = http.NewResponseController(w).Flush() })
 		}}},
-		{name: "accept then close, with a handshake", time: longAttack, check: boundedConnections, attack: attack{webSocket: func(*hostile, net.Conn) {}}},
 	}
+	var long []hostileCase
 	for _, transport := range []opampserver.Transport{"", opampserver.HTTP} {
 		offers := hostileCase{
-			name: "offers", transport: transport, time: longAttack, back: lastOfferRuns,
+			name: "offers", transport: transport, time: offering, back: lastOfferRuns,
 			attack: attack{message: hostileOffer, pace: hostilePace},
 		}
 		if transport == opampserver.HTTP { // each answer has an offer, and takes a while
 			offers.layer = fmt.Sprintf("extensions: {opamp: {server: {http: {polling_interval: %s}}}}", hostilePace/5)
 		}
-		cases = append(cases, offers,
-			hostileCase{name: "accept then close", transport: transport, time: longAttack, check: boundedConnections, attack: attack{
+		long = append(long, offers,
+			hostileCase{name: "accept then close", transport: transport, time: closing, check: boundedConnections, attack: attack{
 				request: func(h *hostile, w http.ResponseWriter, _ *http.Request) {
 					if conn, _, ok := h.hijack(w); ok {
 						_ = conn.Close()
 					}
 				},
 			}},
+		)
+		cases = append(cases,
 			hostileCase{name: "redirects everywhere", transport: transport, attack: attack{request: redirect}},
 			hostileCase{name: "text", transport: transport, attack: attack{
 				opcode: textFrame, pace: time.Millisecond,
@@ -260,7 +270,7 @@ func hostileCases(t *testing.T) []hostileCase {
 				},
 			}})
 	}
-	return cases
+	return append(long, cases...)
 }
 
 // repeated sends one frame for ever.
