@@ -11,10 +11,10 @@ const (
 	// a hundred per second together make in 10 s without a connection. Each is a
 	// report of its own, so that a server will not want more.
 	maxOutbox = 1000
-	// MaxSize is the largest message that may be sent, in bytes: half of what a
+	// MaxSize is the largest message that may be sent, in bytes: less than half of what a
 	// session sends at most (session.maxMessage), for it goes with what else
 	// there is to report.
-	MaxSize = 8 << 20
+	MaxSize = 2 << 20
 	// maxOutboxBytes bounds what waits to be sent: two of the largest messages.
 	maxOutboxBytes = 2 * MaxSize
 )

@@ -273,7 +273,7 @@ func TestFullOutbox(t *testing.T) {
 		})
 	}
 	_, err := register(t, custommessages.NewRegistry().NewGroup(), 1).Send("t", make([]byte, custommessages.MaxSize))
-	require.EqualError(t, err, "sending a custom message of 8388622 bytes: at most 8388608 can be sent")
+	require.EqualError(t, err, "sending a custom message of 2097166 bytes: at most 2097152 can be sent")
 }
 
 // Whatever the order of reloads, deliveries and reads: components that start in

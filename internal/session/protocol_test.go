@@ -447,7 +447,7 @@ func TestAnswerThatIsTooLargeOnceUnpacked(t *testing.T) {
 		require.NoError(t, err)
 		return packed(t, plain)
 	}
-	bodies := map[bool][]byte{true: answer(15 << 20), false: answer(17 << 20)} // the limit is 16 MiB
+	bodies := map[bool][]byte{true: answer(4 << 20), false: answer(6 << 20)} // the limit is 5 MiB
 	for taken, body := range bodies {
 		t.Run(strconv.FormatBool(taken), func(t *testing.T) {
 			t.Parallel()

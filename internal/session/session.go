@@ -21,9 +21,11 @@ import (
 )
 
 const (
-	// maxMessage bounds a message from the server, in bytes: four times the
-	// largest configuration that is accepted, against 64 MiB by default.
-	maxMessage = 16 << 20
+	// maxMessage bounds a message in both directions, in bytes: somewhat more than
+	// the largest configuration that the policy accepts by default (4 MiB). Each is
+	// held in memory several times over while it is decoded, which a hostile server
+	// could make use of.
+	maxMessage = 5 << 20
 	// authTimeout bounds the authorization of one attempt; token endpoints
 	// hang too.
 	authTimeout = 15 * time.Second

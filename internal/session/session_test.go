@@ -434,8 +434,8 @@ func TestReportsAreTrimmed(t *testing.T) {
 	start(t, set)
 	m := s.next(t)
 	body := string(m.GetEffectiveConfig().GetConfigMap().GetConfigMap()[""].GetBody())
-	assert.Less(t, len(body), 9<<20)
-	assert.True(t, strings.HasSuffix(body, "key: value\n# trimmed: the configuration has 23068672 bytes, of which a report takes 8388608\n"), body[len(body)-200:])
+	assert.Less(t, len(body), 3<<20)
+	assert.True(t, strings.HasSuffix(body, "key: value\n# trimmed: the configuration has 23068672 bytes, of which a report takes 2621440\n"), body[len(body)-200:])
 	for _, kv := range m.GetAgentDescription().GetNonIdentifyingAttributes() {
 		if kv.GetKey() == "long" {
 			assert.True(t, strings.HasSuffix(kv.GetValue().GetStringValue(), "[…]"))

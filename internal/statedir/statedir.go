@@ -44,7 +44,7 @@ const (
 	// corruptSuffix marks records that were moved aside.
 	corruptSuffix = ".corrupt"
 	// maxRecord bounds what is read into memory, in bytes: the largest offer
-	// the session accepts (16 MiB), as base64 with room to spare. A larger
+	// the session accepts (5 MiB), as base64 with room to spare. A larger
 	// file is not one of ours.
 	maxRecord = 32 << 20
 	// maxCorrupt is how many corrupt versions of one record are kept for an
