@@ -1,6 +1,7 @@
 package session
 
 import (
+	"net"
 	"time"
 
 	"github.com/open-telemetry/opamp-go/client"
@@ -50,3 +51,9 @@ func (p *Pace) Left()                                    { p.left() }
 func (p *Pace) LeaveAlone(d time.Duration) time.Duration { return p.leaveAlone(d) }
 func (p *Pace) Vary(d time.Duration)                     { p.vary(d) }
 func (p *Pace) Next() time.Duration                      { return p.next() }
+
+// Dialer is how sessions dial.
+var Dialer = dialer
+
+// Counted returns conn as sessions use it.
+func Counted(conn net.Conn) net.Conn { return counted{conn, &Counters{}} }

@@ -133,7 +133,8 @@ var errStopping = errors.New("the OpAMP session is being stopped")
 
 // RoundTrip implements [http.RoundTripper].
 func (t transport) RoundTrip(r *http.Request) (*http.Response, error) {
-	if t.s.pace.waitFraction(r.Context().Done()); t.s.ending() { // perhaps instead of waiting any longer
+	t.s.pace.waitFraction(r.Context().Done())
+	if t.s.ending() { // perhaps instead of waiting any longer
 		return nil, refused(r, errStopping)
 	}
 	t.set.Counters.MessagesSent.Add(1)

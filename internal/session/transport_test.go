@@ -2,15 +2,18 @@ package session_test
 
 import (
 	"context"
+	"errors"
 	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/open-telemetry/opamp-go/protobufs"
@@ -285,7 +288,13 @@ func TestRequestWithoutAnAnswer(t *testing.T) {
 	times.Request, times.First = 200*time.Millisecond, 20*time.Millisecond
 	set.SetTimes(times)
 	start(t, set)
-	events.failure(t, "Client.Timeout exceeded")
+	select {
+	case err := <-events.failed:
+		timeout, ok := errors.AsType[net.Error](err)
+		require.True(t, ok && timeout.Timeout(), err)
+	case <-time.After(waitTime):
+		t.Fatal("it is not given up")
+	}
 	for _, want := range []uint64{0, 0, 1} {
 		select {
 		case n := <-numbers:
@@ -532,5 +541,27 @@ func TestWhatWasNotAnnouncedIsIgnored(t *testing.T) {
 		assert.Empty(t, events.offers)
 		assert.Empty(t, events.restarts)
 		assert.Zero(t, elsewhere.Load())
+	})
+}
+
+// TestPeerThatDoesNotRead is given up, although the WebSocket library writes
+// messages without a limit.
+func TestPeerThatDoesNotRead(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		for limit, want := range map[time.Duration]time.Duration{0: 30 * time.Second, time.Hour: 30 * time.Second, time.Second: time.Second} {
+			near, far := net.Pipe()
+			conn := session.Counted(near)
+			var deadline time.Time
+			if limit != 0 {
+				deadline = time.Now().Add(limit)
+			}
+			require.NoError(t, conn.SetWriteDeadline(deadline))
+			began := time.Now()
+			_, err := conn.Write([]byte("message"))
+			require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+			assert.Equal(t, want, time.Since(began), limit)
+			assert.NoError(t, errors.Join(near.Close(), far.Close()))
+		}
 	})
 }
