@@ -288,7 +288,13 @@ func TestRequestWithoutAnAnswer(t *testing.T) {
 	times.Request, times.First = 200*time.Millisecond, 20*time.Millisecond
 	set.SetTimes(times)
 	start(t, set)
-	events.failure(t, "context deadline exceeded") // with or without "Client.Timeout"
+	select {
+	case err := <-events.failed:
+		timeout, ok := errors.AsType[net.Error](err)
+		require.True(t, ok && timeout.Timeout(), err)
+	case <-time.After(waitTime):
+		t.Fatal("it is not given up")
+	}
 	for _, want := range []uint64{0, 0, 1} {
 		select {
 		case n := <-numbers:
