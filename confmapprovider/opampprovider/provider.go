@@ -75,6 +75,9 @@ func (p *provider) Retrieve(ctx context.Context, uri string, watcher confmap.Wat
 	if err != nil {
 		return nil, err
 	}
+	if err := agent.CheckURIs(); err != nil {
+		return nil, err
+	}
 	purpose := process.CallerPurpose()
 	if purpose != process.PurposeRun {
 		conf, err := agent.Peek(at.Name, at.StateDir, purpose)

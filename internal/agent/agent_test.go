@@ -71,7 +71,7 @@ func startServer(t *testing.T) *opampServer {
 	handler, connContext, err := server.New(nil).Attach(server.Settings{Callbacks: types.Callbacks{
 		OnConnecting: func(*http.Request) types.ConnectionResponse {
 			if s.refuses() {
-				return types.ConnectionResponse{HTTPStatusCode: http.StatusServiceUnavailable}
+				return types.ConnectionResponse{HTTPStatusCode: http.StatusBadGateway}
 			}
 			return types.ConnectionResponse{Accept: true, ConnectionCallbacks: types.ConnectionCallbacks{
 				OnConnected:       s.connected,

@@ -108,6 +108,9 @@ func (a *Agent) perform(effect rollout.Effect) {
 		a.serve(e)
 	case rollout.Report:
 		a.note("status "+string(e.Status.State), remoteconfig.Ref{Hash: e.Status.Hash}, e.Status.Message)
+		if e.Status.State == rollout.StatusFailed {
+			a.log.Load().Warn("Remote configuration failed", zap.Stringer("config", remoteconfig.Ref{Hash: e.Status.Hash, Digest: e.Status.Hash}), zap.String("reason", e.Status.Message))
+		}
 		a.reportStatus(e.Status)
 	case rollout.StartTimer:
 		a.startTimer(e)
@@ -196,6 +199,8 @@ type served struct {
 	conf     map[string]any
 	ref      remoteconfig.Ref
 	failures int
+	// reason is why the last start failed, and rung what runs now.
+	reason, rung string
 }
 
 // serve looks up what the machine wants to run.
@@ -223,7 +228,7 @@ func (a *Agent) serve(e rollout.Serve) {
 	if !a.safe { // safe mode is complete, and has no block of any other extension
 		conf = policy.KeepExtensions(conf, keptExtensions(a.name, a.args(), a.required))
 	}
-	a.serving = &served{conf: conf, ref: e.Ref, failures: e.Failures}
+	a.serving = &served{conf: conf, ref: e.Ref, failures: e.Failures, reason: a.machine.Record().Ladder.Reason, rung: string(e.Rung)}
 }
 
 func (a *Agent) offer(digest string) (remoteconfig.Offer, error) {

@@ -58,8 +58,8 @@ func neverRetrieved() {
 	registry.mu.Lock()
 	created := registry.created
 	registry.mu.Unlock()
-	if !created || process.PurposeOf(os.Args[1:]) != process.PurposeRun {
-		return
+	if !created || process.PurposeOf(os.Args[1:]) != process.PurposeRun || CheckURIs() != nil {
+		return // with a command line that is wrong the process ends as every Collector does
 	}
 	uris := slices.DeleteFunc(opampURIs(os.Args[1:]), func(u opampuri.URI) bool { return Supervised(u.Name, os.Args[1:]) })
 	if slices.ContainsFunc(uris, func(u opampuri.URI) bool { return u.Guard }) {
@@ -89,6 +89,10 @@ func opampURIs(args []string) []opampuri.URI {
 	}
 	return uris
 }
+
+// CheckURIs returns why the opamp: URIs among the arguments of this process
+// contradict each other.
+func CheckURIs() error { return opampuri.Check(opampURIs(os.Args[1:])) }
 
 // startingRank is 0 for an agent whose candidate the host has been given.
 func (a *Agent) startingRank() (rank int) {

@@ -94,7 +94,7 @@ func (a *Agent) openToOperators() {
 	}
 	var former stateFile
 	if data, err := a.store.dir.ReadText(stateName); err == nil && json.Unmarshal(data, &former) == nil {
-		a.history = former.History
+		a.history = append(former.History, a.history...) // what this start found comes last
 		a.lastApplied = lastAppliedIn(a.history)
 	}
 	a.note("process started", remoteconfig.Ref{}, "")

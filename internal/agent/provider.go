@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/otelcol-opamp/otelcol-opamp/internal/console"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/policy"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/preflight"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/process"
@@ -58,7 +59,7 @@ func AcquireProvider(ctx context.Context, name, stateDir string, log *zap.Logger
 		a := newAgent(name, dir, err, log)
 		a.original, a.safe = former.Args, former.Args != nil
 		if reexecuted {
-			log.Warn("This process replaces its former self", zap.String("reason", former.Reason), zap.Bool("safe_mode", a.safe))
+			console.Logger().Warn("This process replaces its former self", zap.String("reason", former.Reason), zap.Bool("safe_mode", a.safe))
 		}
 		return a, nil
 	})
@@ -144,7 +145,9 @@ func (p *ProviderLease) Retrieve(ctx context.Context, partial bool, changed func
 		return nil, errClosed // a process that was told to end
 	}
 	if answer.failures > 0 {
-		a.log.Load().Warn("Pausing before this start: the last ones failed", zap.Int("failures", answer.failures))
+		// The Collector's own log is held back until it has started.
+		console.Logger().Warn("Pausing before this start: the last ones failed", zap.Int("failures", answer.failures),
+			zap.Duration("pause", pauseTime(answer.failures)), zap.String("reason", answer.reason), zap.String("next", answer.rung))
 		if err := p.pause(ctx, answer.failures); err != nil {
 			return nil, errors.Join(err, done(ctx))
 		}
@@ -272,7 +275,8 @@ func Peek(name, stateDir string, purpose process.Purpose) (map[string]any, error
 		}
 	}
 	dir, err := statedir.OpenReadOnly(path)
-	if errors.Is(err, fs.ErrNotExist) || err != nil && purpose == process.PurposeDryRun {
+	_, ofAgent := os.LookupEnv(preflight.Env)
+	if errors.Is(err, fs.ErrNotExist) || err != nil && purpose == process.PurposeDryRun && ofAgent {
 		// The live process runs without a folder that it cannot use.
 		return map[string]any{}, nil
 	}

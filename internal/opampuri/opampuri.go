@@ -69,3 +69,19 @@ func Parse(uri string) (URI, error) {
 }
 
 var errNoStateDir = errors.New("state_dir is empty: give an absolute path, or leave the parameter out")
+
+// Check returns why URIs that are used together contradict each other; nil if they
+// do not.
+func Check(uris []URI) error {
+	dirs := map[string]string{}
+	for i, u := range uris {
+		if dir, ok := dirs[u.Name]; ok && dir != u.StateDir {
+			return fmt.Errorf("the agent %q is given two state folders: state_dir is %q in one opamp: URI and %q in another", u.Name, dir, u.StateDir)
+		}
+		dirs[u.Name] = u.StateDir
+		if u.Guard && i > 0 && !uris[0].Guard {
+			return errors.New("guard=true must be in the first opamp: URI: the agent of an earlier one runs already")
+		}
+	}
+	return nil
+}

@@ -106,15 +106,16 @@ func (m *Machine) hostEnded(e HostEnded) {
 	reason := e.Reason
 	m.noSafe = e.NoSafeMode
 	m.record.Ladder.Starting = false // the successor is not to count it again
-	if e.LocalBroken && m.noSafe {
+	neverWorked := c == nil && m.record.LastKnownGood.IsZero()
+	if m.noSafe && (e.LocalBroken || neverWorked) {
 		// Nothing that this process could become would be any better: it ends
 		// with the host's own error, as every Collector does.
 		m.stopping(Stopping{})
 		return
 	}
 	if c == nil && !e.LocalBroken {
-		if evidence, ok := m.unhealthy(); ok {
-			reason = join(reason, evidence)
+		if m.seen != "" && !m.ready {
+			reason = join(reason, m.seen)
 		}
 	}
 	switch {
@@ -217,7 +218,12 @@ func (m *Machine) goneBack(e GoneBack) {
 	if hash == "" {
 		hash = former.Hash
 	}
-	m.record.Status = Status{Hash: hash, State: StatusFailed, Message: m.rolledBack(reason)}
+	text := reason
+	if s := m.record.Status; s.State == StatusFailed && hash != former.Hash {
+		was, _, _ := strings.Cut(s.Message, "; running ") // it never ran, for a reason of its own
+		text = was + "; then " + reason
+	}
+	m.record.Status = Status{Hash: hash, State: StatusFailed, Message: m.rolledBack(text)}
 	m.persist(false)
 	m.do(Report{Status: m.record.Status})
 	if m.generation == 0 {

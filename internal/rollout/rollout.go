@@ -100,6 +100,10 @@ type Machine struct {
 	failed   map[string]string
 	baseline map[string]bool
 
+	// seen is the first error of a component since the last Retrieve, while
+	// there is no candidate to keep it with.
+	seen string
+
 	// stopped: the process ends in order; nothing that happens from now on is
 	// a verdict.
 	stopped bool

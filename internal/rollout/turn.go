@@ -20,7 +20,7 @@ func (m *Machine) retrieve(e Retrieve) {
 	m.retrieving = true
 	m.managed = e.Managed
 	m.partial = e.Partial && m.ready
-	m.touched, m.settled = false, false
+	m.touched, m.settled, m.seen = false, false, ""
 	clear(m.busy)
 	if !m.partial {
 		m.ready = false
@@ -206,6 +206,9 @@ func (m *Machine) componentStatus(e ComponentStatus) {
 	}
 	reason, bad := m.unhealthy()
 	c := m.record.Candidate
+	if bad && m.seen == "" {
+		m.seen = reason
+	}
 	m.fatal = m.fatal || e.State == ComponentFatal
 	switch {
 	case bad && e.State == ComponentFatal && c == nil && !m.ready && !m.retired:

@@ -81,15 +81,15 @@ func run(set settings) (err error) {
 The Collector runs as process %d; its log is %s.
 Open http://127.0.0.1:4321/ to see it and to push a configuration, or paste:
 
-  curl -sS -X PUT 'http://127.0.0.1:4321/api/config?wait=30s' --data-binary @- <<'END'
-  processors:
-    resource: {attributes: [{key: team, value: payments, action: upsert}]}
-  exporters:
-    debug: {verbosity: detailed}
-  service:
-    pipelines:
-      metrics: {receivers: [host_metrics], processors: [resource], exporters: [debug]}
-  END
+curl -sS -X PUT 'http://127.0.0.1:4321/api/config?wait=30s' --data-binary @- <<'END'
+processors:
+  resource: {attributes: [{key: team, value: payments, action: upsert}]}
+exporters:
+  debug: {verbosity: detailed}
+service:
+  pipelines:
+    metrics: {receivers: [host_metrics], processors: [resource], exporters: [debug]}
+END
 
 Ctrl-C stops both.
 
