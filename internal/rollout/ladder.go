@@ -43,6 +43,9 @@ func (m *Machine) booted(e Booted) {
 	if l := &m.record.Ladder; l.Starting && l.BootID == e.BootID && m.managed {
 		l.Starting = false
 		m.fall(join("the process ended during its start, or soon after", e.Evidence))
+		// The first death is followed by a start at once: unlike a port that is
+		// taken, it has nothing that a pause would repair.
+		m.atOnce = m.record.Ladder.Failures == 1
 	}
 }
 

@@ -74,6 +74,8 @@ type Machine struct {
 	safe bool
 	// fatal: the host was told of a FatalError.
 	fatal bool
+	// atOnce: what the former process died of is no reason for a pause.
+	atOnce bool
 	// fallen is the ladder before the process tried to leave safe mode.
 	fallen Ladder
 	// noSafe: there is nothing that could be run in safe mode.

@@ -53,7 +53,7 @@ func (m *Machine) serve() {
 	m.served = m.target()
 	rung, _ := m.rung()
 	failures := m.record.Ladder.Failures
-	if m.generation > 1 || m.record.Candidate != nil && !m.safe {
+	if m.generation > 1 || m.atOnce || m.record.Candidate != nil && !m.safe {
 		failures = 0 // no start of a process, or one that is not to blame
 	}
 	if m.safe {
