@@ -200,9 +200,17 @@ func freeAddr(t *testing.T) string {
 // startServer starts the OpAMP server, or starts it again after stopServer.
 func (w *world) startServer() {
 	w.t.Helper()
-	server, err := opampserver.Start(w.settings)
-	require.NoError(w.t, err)
-	w.server = server
+	// A port that was let go of a moment ago may not be free at once.
+	var err error
+	if !assert.Eventually(w.t, func() bool {
+		var server *opampserver.Server
+		if server, err = opampserver.Start(w.settings); err == nil {
+			w.server = server
+		}
+		return err == nil
+	}, patience, 10*time.Millisecond) {
+		require.NoError(w.t, err)
+	}
 }
 
 func (w *world) stopServer() {
