@@ -108,18 +108,16 @@ func (m *Machine) hostEnded(e HostEnded) {
 	c := m.record.Candidate
 	reason := e.Reason
 	m.noSafe = e.NoSafeMode
-	m.record.Ladder.Starting = false // the successor is not to count it again
-	neverWorked := c == nil && m.record.LastKnownGood.IsZero()
+	neverWorked := c == nil && m.record.LastKnownGood.IsZero() && m.generation <= 1 && !m.retired
 	if m.noSafe && (e.LocalBroken || neverWorked) {
 		// Nothing that this process could become would be any better: it ends
 		// with the host's own error, as every Collector does.
 		m.stopping(Stopping{})
 		return
 	}
-	if c == nil && !e.LocalBroken {
-		if m.seen != "" && !m.ready {
-			reason = join(reason, m.seen)
-		}
+	m.record.Ladder.Starting = false // the successor is not to count it again
+	if c == nil && !e.LocalBroken && !m.ready {
+		reason = join(reason, m.seen)
 	}
 	switch {
 	case m.safe:
