@@ -262,14 +262,14 @@ func (m *Machine) timerFired(e TimerFired) {
 func (m *Machine) timeout() {
 	switch m.state {
 	case Trial:
-		applied := m.record.Candidate.Ref
+		applied := *m.record.Candidate
 		m.record.promote()
 		m.stable = 0
 		m.count(OutcomeApplied)
-		m.record.Status = Status{Hash: applied.Hash, State: StatusApplied}
+		*m.record.told(applied) = Status{Hash: applied.Hash(), State: StatusApplied}
 		m.persist(false)
-		m.do(Report{Status: m.record.Status})
-		m.idle(applied, "healthy for the whole trial")
+		m.tell(applied)
+		m.idle(applied.Ref, "healthy for the whole trial")
 	case Applying:
 		if m.record.Candidate.Phase == PhaseTriggered {
 			m.do(Restart{Reason: "the retiring configuration did not stop within drain_timeout"})
@@ -307,8 +307,8 @@ func (m *Machine) timeout() {
 func (m *Machine) lasted() {
 	m.record.Ladder.Starting = false
 	rung, _ := m.rung()
-	failed := m.lastKnownGoodFailed()
-	if rung != RungLastKnownGood || m.record.Ladder.Failures == 0 && !failed {
+	failed, valuesFailed := m.lastKnownGoodFailed(), m.goodSettingsFailed()
+	if rung != RungLastKnownGood || m.record.Ladder.Failures == 0 && !failed && !valuesFailed {
 		m.persist(false)
 		return
 	}
@@ -316,8 +316,14 @@ func (m *Machine) lasted() {
 	if failed {
 		m.record.Status = Status{Hash: m.record.LastKnownGood.Hash, State: StatusApplied}
 	}
+	if valuesFailed {
+		m.record.Settings = Status{Hash: m.record.Settings.Hash, State: StatusApplied}
+	}
 	m.persist(false)
 	if failed {
 		m.do(Report{Status: m.record.Status})
+	}
+	if valuesFailed {
+		m.do(ReportSettings{Status: m.record.Settings})
 	}
 }
