@@ -132,14 +132,14 @@ func (v Values) offered() string {
 // get returns the value of a field. What is the connection's name; offered says which
 // others there are, if there are any names.
 func (d Destination) get(field, dir string, ok bool, offered, what string) (string, error) {
-	value, known := d.field(field)
+	value, set, known := d.field(field)
 	if !known {
 		return "", fmt.Errorf("there is no field %q: there are %s", field, fields)
 	}
 	if !ok {
 		return "", fmt.Errorf("%w for %s%s: a default for this case is written behind the path, as in %s/%s:-default", ErrUnset, what, offered, what, field)
 	}
-	if value == "" {
+	if !set {
 		return "", fmt.Errorf("%w for the field %q of %s: a default for this case is written behind the path, as in %s/%s:-default", ErrUnset, field, what, what, field)
 	}
 	if !strings.HasSuffix(field, "_file") || !strings.HasPrefix(field, "tls/") {
@@ -151,40 +151,42 @@ func (d Destination) get(field, dir string, ok bool, offered, what string) (stri
 	return filepath.Join(dir, filepath.FromSlash(value)), nil
 }
 
-// field returns the value of a field, empty if there is none, and whether there is
-// such a field at all.
-func (d Destination) field(field string) (value string, known bool) {
-	t := TLS{}
-	if d.TLS != nil {
-		t = *d.TLS
-	}
+// field returns the value of a field, whether it is offered, and whether there is such
+// a field at all. A header or a further setting may be offered with an empty value.
+func (d Destination) field(field string) (value string, set, known bool) {
+	text := func(value string) (string, bool, bool) { return value, value != "", true }
 	switch field {
 	case "endpoint":
-		return d.Endpoint, true
+		return text(d.Endpoint)
 	case "tls/ca_file":
-		return d.CAFile, true
+		return text(d.CAFile)
 	case "tls/cert_file":
-		return d.CertFile, true
+		return text(d.CertFile)
 	case "tls/key_file":
-		return d.KeyFile, true
+		return text(d.KeyFile)
 	case "tls/min_version":
-		return strings.TrimPrefix(t.MinVersion, "TLSv"), true
+		if d.TLS == nil {
+			return "", false, true
+		}
+		return text(strings.TrimPrefix(d.TLS.MinVersion, "TLSv"))
 	case "tls/insecure_skip_verify":
 		if d.TLS == nil {
-			return "", true
+			return "", false, true
 		}
-		return strconv.FormatBool(t.InsecureSkipVerify), true
+		return text(strconv.FormatBool(d.TLS.InsecureSkipVerify))
 	case "proxy/url":
 		if d.Proxy == nil {
-			return "", true
+			return "", false, true
 		}
-		return d.Proxy.URL, true
+		return text(d.Proxy.URL)
 	}
 	if key, ok := strings.CutPrefix(field, "headers/"); ok && key != "" {
-		return strings.Join(d.Headers.Values(key), ", "), true
+		values := d.Headers.Values(key)
+		return strings.Join(values, ", "), len(values) > 0, true
 	}
 	if key, ok := strings.CutPrefix(field, "other/"); ok && key != "" {
-		return d.Other[key], true
+		value, set = d.Other[key]
+		return value, set, true
 	}
-	return "", false
+	return "", false, false
 }
