@@ -41,9 +41,12 @@ type Ref struct {
 func (r Ref) IsZero() bool { return r == Ref{} }
 
 // String returns the server's hash, shortened for texts that people read. Values
-// do not show.
+// only show where there is no remote configuration.
 func (r Ref) String() string {
-	if r.Hash == "" && r.Digest == "" {
+	if r.Hash == "" && r.Digest == "" && r.Values != "" {
+		return "none (local configuration and connection settings only)"
+	}
+	if r.IsZero() {
 		return "none (local configuration only)"
 	}
 	// 16 hexadecimal digits tell a fleet's configurations apart and still fit

@@ -174,7 +174,8 @@ func TestRefWithValues(t *testing.T) {
 	t.Parallel()
 	values := remoteconfig.Ref{Values: "v"}
 	assert.False(t, values.IsZero())
-	assert.Equal(t, remoteconfig.Ref{}.String(), values.String(), "there is no remote configuration")
+	assert.Equal(t, "none (local configuration and connection settings only)", values.String())
+	assert.Equal(t, "none (local configuration only)", remoteconfig.Ref{}.String())
 	ref := remoteconfig.NewOffer([]byte{1}, nil).Ref()
 	assert.Empty(t, ref.Values)
 	before := ref.String()

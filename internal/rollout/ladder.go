@@ -90,20 +90,15 @@ func (m *Machine) fall(reason string) {
 	// to blame. What it was told about settings that came later stays.
 	failed := m.record.LastKnownGood
 	hash := m.record.goodSettings()
-	values := failed.Values != "" && hash != "" && m.record.Settings.Hash == hash
-	if failed.Digest != "" {
+	files, values := failed.Digest != "", failed.Values != "" && hash != "" && m.record.Settings.Hash == hash
+	if files {
 		m.record.Status = Status{Hash: failed.Hash, State: StatusFailed, Message: m.rolledBack(reason)}
 	}
 	if values {
 		m.record.Settings = Status{Hash: hash, State: StatusFailed, Message: m.rolledBack(reason)}
 	}
 	m.persist(false)
-	if failed.Digest != "" {
-		m.do(Report{Status: m.record.Status})
-	}
-	if values {
-		m.do(ReportSettings{Status: m.record.Settings})
-	}
+	m.tellBoth(files, values)
 }
 
 // evidence takes note of an error that no instance could report.
@@ -172,19 +167,25 @@ func (m *Machine) mustGoSafe() bool {
 	return rung == RungSafeMode && m.record.Candidate == nil && !m.safe
 }
 
-// lastKnownGoodFailed reports whether the server was told that the last known
-// good failed, which a start that lasts makes untrue.
+// lastKnownGoodFailed reports whether the server was told that the remote
+// configuration of the last known good failed, which a start that lasts makes untrue.
+// Another body under the same hash may have failed, which stays true.
 func (m *Machine) lastKnownGoodFailed() bool {
-	s := m.record.Status
-	return s.State == StatusFailed && m.record.LastKnownGood.Digest != "" && s.Hash == m.record.LastKnownGood.Hash
+	s, lkg := m.record.Status, m.record.LastKnownGood
+	return s.State == StatusFailed && lkg.Digest != "" && s.Hash == lkg.Hash &&
+		!slices.ContainsFunc(m.record.Rejected, func(j Rejection) bool {
+			return j.Settings == "" && j.Ref.Hash == s.Hash && j.Ref.Digest != lkg.Digest
+		})
 }
 
 // goodSettingsFailed is the same for the settings that gave the last known good its
-// values. Other values under the same hash may have failed, which stays true.
+// values.
 func (m *Machine) goodSettingsFailed() bool {
-	s := m.record.Settings
+	s, lkg := m.record.Settings, m.record.LastKnownGood
 	return s.State == StatusFailed && s.Hash != "" && s.Hash == m.record.goodSettings() &&
-		!slices.ContainsFunc(m.record.Rejected, func(j Rejection) bool { return j.Settings == s.Hash })
+		!slices.ContainsFunc(m.record.Rejected, func(j Rejection) bool {
+			return j.Settings == s.Hash && j.Ref.Values != lkg.Values
+		})
 }
 
 func (m *Machine) stopping(e Stopping) {
@@ -244,6 +245,10 @@ func (m *Machine) goneBack(e GoneBack) {
 	m.record.Earlier = slices.DeleteFunc(slices.Clone(m.record.Earlier), func(r remoteconfig.Ref) bool { return r == e.To })
 	m.record.LastKnownGood = to
 	m.record.Ladder = Ladder{}
+	wanted := m.record.goodSettings()
+	m.record.Rejected = slices.DeleteFunc(m.record.Rejected, func(j Rejection) bool { // if there was a rejection, the operator knows better
+		return j.of(Candidate{Ref: to}) || wanted != "" && j.of(Candidate{Ref: to, Settings: wanted})
+	})
 	if to.Digest != former.Digest && former.Digest != "" {
 		m.record.reject(Rejection{Ref: former, Reason: reason})
 	}
@@ -253,15 +258,10 @@ func (m *Machine) goneBack(e GoneBack) {
 		m.record.reject(Rejection{Ref: ref, Settings: settings, Reason: reason})
 	}
 	m.count(RolledBackOperator)
-	files := to.Digest != former.Digest && m.overrule(&m.record.Status, former.Hash, reason)
-	values := to.Values != former.Values && m.overrule(&m.record.Settings, settings, reason)
+	files := to.Digest != former.Digest && m.overrule(&m.record.Status, former.Hash, to.Hash, reason)
+	values := to.Values != former.Values && m.overrule(&m.record.Settings, settings, wanted, reason)
 	m.persist(false)
-	if files {
-		m.do(Report{Status: m.record.Status})
-	}
-	if values {
-		m.do(ReportSettings{Status: m.record.Settings})
-	}
+	m.tellBoth(files, values)
 	if m.generation == 0 {
 		return // the first Retrieve is still to come
 	}
@@ -275,8 +275,9 @@ func (m *Machine) goneBack(e GoneBack) {
 }
 
 // overrule notes in s that an operator did not want what ran under the hash former,
-// which is empty if it is not known. It reports whether there is a hash to say it of.
-func (m *Machine) overrule(s *Status, former, reason string) bool {
+// but what has the hash wanted; either is empty if it is not known. It reports whether
+// there is a hash to say it of.
+func (m *Machine) overrule(s *Status, former, wanted, reason string) bool {
 	hash := s.Hash // what the server sent last, which may have failed before
 	if hash == "" {
 		hash = former
@@ -284,10 +285,16 @@ func (m *Machine) overrule(s *Status, former, reason string) bool {
 	if hash == "" {
 		return false
 	}
+	if hash == wanted {
+		*s = Status{Hash: hash, State: StatusApplied} // gone back from, and now back to
+		return true
+	}
 	text := reason
 	if s.State == StatusFailed && hash != former {
 		was, _, _ := strings.Cut(s.Message, "; running ") // it never ran, for a reason of its own
-		text = was + "; then " + reason
+		if text = was; !strings.HasSuffix(was, reason) {
+			text += "; then " + reason
+		}
 	}
 	*s = Status{Hash: hash, State: StatusFailed, Message: m.rolledBack(text)}
 	return true
@@ -312,10 +319,5 @@ func (m *Machine) forgiven() {
 		m.record.Settings = Status{}
 	}
 	m.persist(false)
-	if files {
-		m.do(Report{Status: m.record.Status})
-	}
-	if values {
-		m.do(ReportSettings{Status: m.record.Settings})
-	}
+	m.tellBoth(files, values)
 }

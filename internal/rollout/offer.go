@@ -78,7 +78,7 @@ func (m *Machine) begin(e Offered) {
 func (m *Machine) beginSettings(e SettingsOffered) {
 	lkg := m.record.LastKnownGood
 	c := Candidate{Ref: remoteconfig.Ref{Hash: lkg.Hash, Digest: lkg.Digest, Values: e.Values}, Settings: e.Hash}
-	if e.Values == lkg.Values && e.Values == m.served.Values {
+	if lkg.Values == e.Values && m.served.Values == e.Values {
 		// They are in use already. On a lower rung, too, if it has the same: a trial
 		// of the last known good would be one of its remote configuration.
 		m.record.Applied = AppliedSettings{Hash: e.Hash, Values: e.Values}

@@ -54,7 +54,7 @@ type pair struct{ digest, values string }
 
 func pairOf(r remoteconfig.Ref) pair { return pair{r.Digest, r.Values} }
 
-// rejected is by what an offer is recognised: a remote configuration by hash and
+// rejected is by what an offer is recognized: a remote configuration by hash and
 // digest, settings by all three.
 type rejected struct{ hash, settings, digest, values string }
 

@@ -2,8 +2,8 @@ package rollout_test
 
 import (
 	"encoding/json"
-	"fmt"
 	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -57,7 +57,7 @@ func TestRecordWithoutValuesIsThatOfFormerVersions(t *testing.T) {
 	}, r)
 	again, err := json.Marshal(r)
 	require.NoError(t, err)
-	assert.Equal(t, former, string(again))
+	assert.JSONEq(t, former, string(again))
 }
 
 // The rejections of both kinds share one bound, and the oldest go.
@@ -66,22 +66,22 @@ func TestRejectionsOfBothKindsAreBounded(t *testing.T) {
 	const keep = 32
 	r := rollout.Record{LastKnownGood: ref("A+v")}
 	for i := range keep {
-		r.Candidate = &rollout.Candidate{Ref: remoteconfig.Ref{Hash: fmt.Sprint(i), Digest: "body", Values: "v"}}
+		r.Candidate = &rollout.Candidate{Ref: remoteconfig.Ref{Hash: strconv.Itoa(i), Digest: "body", Values: "v"}}
 		r.Abandon("boom")
-		r.Candidate = &rollout.Candidate{Ref: ref("A+w"), Settings: fmt.Sprint(i)}
+		r.Candidate = &rollout.Candidate{Ref: ref("A+w"), Settings: strconv.Itoa(i)}
 		r.Abandon("boom")
 	}
 	require.Len(t, r.Rejected, keep)
-	assert.Equal(t, fmt.Sprint(keep-1), r.Rejected[0].Settings)
-	assert.Equal(t, fmt.Sprint(keep-1), r.Rejected[1].Ref.Hash)
+	assert.Equal(t, strconv.Itoa(keep-1), r.Rejected[0].Settings)
+	assert.Equal(t, strconv.Itoa(keep-1), r.Rejected[1].Ref.Hash)
 	assert.False(t, slices.ContainsFunc(r.Rejected, func(j rollout.Rejection) bool { return j.Settings == "0" }))
-	assert.Equal(t, rollout.Status{Hash: fmt.Sprint(keep - 1), State: rollout.StatusFailed, Message: "boom; running last known good a"}, r.Settings)
+	assert.Equal(t, rollout.Status{Hash: strconv.Itoa(keep - 1), State: rollout.StatusFailed, Message: "boom; running last known good a"}, r.Settings)
 	assert.Equal(t, r.Settings, r.Status, "each kind was told of its own")
 
 	// What is rejected again is no second entry.
-	r.Candidate = &rollout.Candidate{Ref: remoteconfig.Ref{Hash: fmt.Sprint(keep - 1), Digest: "body", Values: "other"}}
+	r.Candidate = &rollout.Candidate{Ref: remoteconfig.Ref{Hash: strconv.Itoa(keep - 1), Digest: "body", Values: "other"}}
 	r.Abandon("again")
 	require.Len(t, r.Rejected, keep)
 	assert.Equal(t, "again", r.Rejected[0].Reason)
-	assert.Equal(t, fmt.Sprint(keep-1), r.Rejected[1].Settings)
+	assert.Equal(t, strconv.Itoa(keep-1), r.Rejected[1].Settings)
 }

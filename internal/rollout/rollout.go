@@ -247,6 +247,17 @@ func (m *Machine) tell(c Candidate) {
 	}
 }
 
+// tellBoth tells the server what the record says, about the remote configuration
+// and about the values.
+func (m *Machine) tellBoth(files, values bool) {
+	if files {
+		m.do(Report{Status: m.record.Status})
+	}
+	if values {
+		m.do(ReportSettings{Status: m.record.Settings})
+	}
+}
+
 func (m *Machine) startTimer(t Timer) uint64 {
 	m.timers++
 	m.do(StartTimer{ID: m.timers, Timer: t})

@@ -267,8 +267,10 @@ func (m *Machine) timeout() {
 		m.stable = 0
 		m.count(OutcomeApplied)
 		*m.record.told(applied) = Status{Hash: applied.Hash(), State: StatusApplied}
+		more := m.vindicate()
 		m.persist(false)
 		m.tell(applied)
+		more()
 		m.idle(applied.Ref, "healthy for the whole trial")
 	case Applying:
 		if m.record.Candidate.Phase == PhaseTriggered {
@@ -307,23 +309,25 @@ func (m *Machine) timeout() {
 func (m *Machine) lasted() {
 	m.record.Ladder.Starting = false
 	rung, _ := m.rung()
-	failed, valuesFailed := m.lastKnownGoodFailed(), m.goodSettingsFailed()
-	if rung != RungLastKnownGood || m.record.Ladder.Failures == 0 && !failed && !valuesFailed {
+	if rung != RungLastKnownGood {
 		m.persist(false)
 		return
 	}
 	m.record.Ladder = Ladder{}
-	if failed {
-		m.record.Status = Status{Hash: m.record.LastKnownGood.Hash, State: StatusApplied}
+	tell := m.vindicate()
+	m.persist(false)
+	tell()
+}
+
+// vindicate notes that the last known good is good after all, for each part of which
+// the server was told that it failed. It returns what tells the server.
+func (m *Machine) vindicate() func() {
+	files, values := m.lastKnownGoodFailed(), m.goodSettingsFailed()
+	if files {
+		m.record.Status = Status{Hash: m.record.Status.Hash, State: StatusApplied}
 	}
-	if valuesFailed {
+	if values {
 		m.record.Settings = Status{Hash: m.record.Settings.Hash, State: StatusApplied}
 	}
-	m.persist(false)
-	if failed {
-		m.do(Report{Status: m.record.Status})
-	}
-	if valuesFailed {
-		m.do(ReportSettings{Status: m.record.Settings})
-	}
+	return func() { m.tellBoth(files, values) }
 }
