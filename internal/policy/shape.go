@@ -36,11 +36,48 @@ func (c *check) keys(conf map[string]any) {
 			}
 		case string:
 			if strings.Contains(v, agentReference) { // also where it is not closed: Protect asks for no more
-				c.refuse(Violation{"schemes", path, "has a reference with the scheme \"opamp\"", "write the value out"})
+				c.agentReferences(path, v)
 			}
 			if strings.Contains(v, masked) {
 				c.refuse(Violation{ruleRedacted, path, "is what this agent shows instead of a secret", "write the value, or a reference to it"})
 			}
+		}
+	})
+}
+
+// agentReferences checks a text with references to what agents serve: with the
+// scheme allowed it may be values of this agent's connections.
+func (c *check) agentReferences(path, text string) {
+	allowed := slices.Contains(c.policy.settings.Schemes.Allow, agentScheme)
+	switch more := refersToMore(text, c.local.Needs); {
+	case more && allowed:
+		c.refuse(Violation{"schemes", path, foundAgent + " that is no value of a connection of this agent", remedyAgent})
+	case more:
+		c.refuse(Violation{"schemes", path, foundAgent, "write the value out"})
+	case !allowed:
+		c.refuse(Violation{"schemes", path, foundAgent, remedyScheme})
+	}
+}
+
+// What is said about references.
+const (
+	foundAgent   = "has a reference with the scheme \"" + agentScheme + "\""
+	remedyAgent  = "name one value, such as ${opamp:#other_connections/backend/endpoint}"
+	remedyScheme = "write the value out, or allow the scheme in policy::schemes::allow locally"
+)
+
+// connectionValues checks where values of connections stand. They are texts that
+// the server chose, and no part of what is judged here: they must be leaves, and
+// neither IDs nor code.
+func (c *check) connectionValues(expanded map[string]any) {
+	walk("", expanded, func(path string, value any) {
+		text, ok := value.(string)
+		if !ok || !strings.Contains(text, unknownValue) {
+			return
+		}
+		keys := strings.Split(path, separator)
+		if len(keys) < 3 || keys[0] == "service" && keys[1] == "pipelines" { // a component has an ID and a setting
+			c.refuse(Violation{"schemes", path, "is a value of a connection where a map or an ID must stand", "write it out"})
 		}
 	})
 }
