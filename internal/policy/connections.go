@@ -80,7 +80,7 @@ func (c *connections) opamp(at string, offered *connsettings.Connection) {
 		local = target{scheme: "wss"} // what is not known allows nothing
 	}
 	allowed := func(t target) bool {
-		return t.host != "" && t.host == local.host || t.allowedBy(c.settings.Hosts.Allow)
+		return t.host == local.host || t.allowedBy(c.settings.Hosts.Allow)
 	}
 	const remedy = "use the host of the local endpoint, or add it to policy::connections::hosts::allow locally"
 	if offered.Endpoint != "" {
@@ -352,34 +352,33 @@ var defaultPorts = map[string]string{"http": "80", "ws": "80", "https": "443", "
 // parseTarget reads a URL, a host or host:port. It fails where that is no host that
 // everybody reads in the same way.
 func parseTarget(endpoint string) (target, bool) {
-	if strings.ContainsFunc(endpoint, func(r rune) bool { return r <= ' ' || r > '~' || r == '\\' }) {
-		return target{}, false
-	}
 	var t target
 	if strings.Contains(endpoint, "://") {
 		u, err := url.Parse(endpoint)
 		if err != nil {
 			return target{}, false
 		}
-		t = target{scheme: u.Scheme, host: strings.ToLower(u.Hostname()), port: u.Port(), hasUser: u.User != nil}
+		t = target{scheme: u.Scheme, host: u.Hostname(), port: u.Port(), hasUser: u.User != nil}
 		if t.port == "" {
 			t.port = defaultPorts[t.scheme]
 		}
 	} else {
 		host, port := splitAddress(endpoint)
-		t = target{host: strings.ToLower(host), port: port}
+		t = target{host: host, port: port}
 	}
 	if port, err := strconv.ParseUint(t.port, 10, 16); t.port != "" && (err != nil || strconv.FormatUint(port, 10) != t.port) {
 		return target{}, false
 	}
 	if _, err := netip.ParseAddr(t.host); err != nil {
+		// ASCII only, and before it is lowered: some other letters become ASCII then.
 		isHost := func(r rune) bool {
-			return 'a' <= r && r <= 'z' || '0' <= r && r <= '9' || strings.ContainsRune("-._", r)
+			return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("-._", r)
 		}
 		if t.host == "" || strings.ContainsFunc(t.host, func(r rune) bool { return !isHost(r) }) {
 			return target{}, false
 		}
 	}
+	t.host = strings.ToLower(t.host)
 	return t, true
 }
 
@@ -413,6 +412,6 @@ func (t target) allowedBy(patterns []string) bool {
 		if port != "" && !match(port, t.port) {
 			return false
 		}
-		return t.host != "" && match(host, t.host) || host == "localhost" && t.loopback()
+		return match(host, t.host) || host == "localhost" && t.loopback()
 	})
 }

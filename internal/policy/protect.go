@@ -50,7 +50,7 @@ const (
 
 // connectionValue matches a reference to one value of a connection: the name of an
 // agent, no parameters, and nothing nested.
-var connectionValue = regexp.MustCompile(`\$\{` + agentScheme + `:([^${}#?]*)#[^${}]+\}`)
+var connectionValue = regexp.MustCompile(`\$\{` + agentScheme + `:([^${}#]*)#[^${}]+\}`)
 
 // refersToMore reports whether a text refers to what agents serve, other than
 // values of connections of the agent whose extension is among needs.

@@ -253,7 +253,7 @@ func (s *source) Retrieve(_ context.Context, uri string, _ confmap.WatcherFunc) 
 	}
 	if s.scheme == agentScheme {
 		if refersToMore("${"+uri+"}", e.local.Needs) {
-			e.find("schemes", foundAgent+" that is no value of a connection of this agent", remedyAgent)
+			e.find("schemes", foundNoValue, remedyNoValue)
 		}
 		return confmap.NewRetrieved(unknownValue)
 	}

@@ -35,8 +35,8 @@ func (c *check) keys(conf map[string]any) {
 				}
 			}
 		case string:
-			if strings.Contains(v, agentReference) { // also where it is not closed: Protect asks for no more
-				c.agentReferences(path, v)
+			if refersToMore(v, c.local.Needs) { // also where it is not closed: Protect asks for no more
+				c.agentReference(path)
 			}
 			if strings.Contains(v, masked) {
 				c.refuse(Violation{ruleRedacted, path, "is what this agent shows instead of a secret", "write the value, or a reference to it"})
@@ -45,25 +45,21 @@ func (c *check) keys(conf map[string]any) {
 	})
 }
 
-// agentReferences checks a text with references to what agents serve: with the
-// scheme allowed it may be values of this agent's connections.
-func (c *check) agentReferences(path, text string) {
-	allowed := slices.Contains(c.policy.settings.Schemes.Allow, agentScheme)
-	switch more := refersToMore(text, c.local.Needs); {
-	case more && allowed:
-		c.refuse(Violation{"schemes", path, foundAgent + " that is no value of a connection of this agent", remedyAgent})
-	case more:
-		c.refuse(Violation{"schemes", path, foundAgent, "write the value out"})
-	case !allowed:
-		c.refuse(Violation{"schemes", path, foundAgent, remedyScheme})
+// agentReference checks a text that refers to more than values of connections.
+func (c *check) agentReference(path string) {
+	if slices.Contains(c.policy.settings.Schemes.Allow, agentScheme) {
+		c.refuse(Violation{"schemes", path, foundNoValue, remedyNoValue})
+		return
 	}
+	c.refuse(Violation{"schemes", path, foundAgent, "write the value out"})
 }
 
 // What is said about references.
 const (
-	foundAgent   = "has a reference with the scheme \"" + agentScheme + "\""
-	remedyAgent  = "name one value, such as ${opamp:#other_connections/backend/endpoint}"
-	remedyScheme = "write the value out, or allow the scheme in policy::schemes::allow locally"
+	foundAgent    = "has a reference with the scheme \"" + agentScheme + "\""
+	foundNoValue  = foundAgent + " that is no value of a connection of this agent"
+	remedyNoValue = "name one value, such as ${opamp:#other_connections/backend/endpoint}"
+	remedyScheme  = "write the value out, or allow the scheme in policy::schemes::allow locally"
 )
 
 // connectionValues checks where values of connections stand. They are texts that
