@@ -69,6 +69,9 @@ type agentState struct {
 	// askedComponents is the hash for which the full list was asked: once, or an
 	// agent without components would be asked for ever.
 	askedComponents []byte
+	// refused is owed to the agent as its next answer: a certificate request that
+	// was not signed.
+	refused *protobufs.ServerErrorResponse
 	// queue holds raw messages for an HTTP agent, one for each coming answer.
 	queue []*protobufs.ServerToAgent
 

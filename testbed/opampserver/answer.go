@@ -72,6 +72,10 @@ func (s *Server) findLocked(uid string, msg *protobufs.AgentToServer) *agentStat
 			s.offers[uid] = o
 			delete(s.offers, old)
 		}
+		if o, ok := s.connections[old]; ok {
+			s.connections[uid] = o
+			delete(s.connections, old)
+		}
 		s.agents[uid] = a
 		return a
 	}
@@ -125,6 +129,12 @@ func (s *Server) answerLocked(sess *session, a *agentState, msg *protobufs.Agent
 			},
 		}
 	}
+	if a.refused != nil {
+		// An error response is a message of its own.
+		answer := &protobufs.ServerToAgent{InstanceUid: msg.GetInstanceUid(), ErrorResponse: a.refused}
+		a.refused = nil
+		return answer
+	}
 	if len(a.queue) > 0 && msg.GetAgentDisconnect() == nil {
 		raw := a.queue[0]
 		a.queue = a.queue[1:]
@@ -149,6 +159,12 @@ func (s *Server) answerLocked(sess *session, a *agentState, msg *protobufs.Agent
 	if o, ok := s.dueLocked(a); ok {
 		answer.RemoteConfig = o.RemoteConfig()
 	}
+	if o := s.connectionsDueLocked(a); o != nil {
+		answer.ConnectionSettings = o
+	} else if o := s.connectionsLocked(a.uid); o != nil && s.repeating && !sess.link.repeated {
+		answer.ConnectionSettings = o
+	}
+	sess.link.repeated = true
 	return answer
 }
 

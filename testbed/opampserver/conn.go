@@ -20,6 +20,9 @@ type linkKey struct{}
 type link struct {
 	conn   net.Conn
 	number int // 0 until an OpAMP connection was accepted on it
+	// repeated means that the connection settings were offered on it, as
+	// RepeatConnections demands.
+	repeated bool
 }
 
 // serveHTTP hands a request to the library. It adds what the library lacks: a

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/http"
+	"slices"
 )
 
 // refusal is how new connections and requests are turned away.
@@ -80,6 +82,40 @@ func (s *Server) Refuse(status int, header map[string]string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.refusal = &refusal{status: status, header: maps.Clone(header)}
+}
+
+// CloseAccepted makes the server accept connections and requests and then, once it
+// has received the first message of an agent, close them without an answer, those
+// that exist included; or, with false, ends that.
+func (s *Server) CloseAccepted(on bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closing = on
+}
+
+// Require turns away WebSocket handshakes and HTTP requests with status 401 unless
+// the header has one of the values. Without values any value is right again. It
+// does not close WebSocket connections that exist. Which value was used is in
+// [Attempt].
+func (s *Server) Require(header string, values ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	header = http.CanonicalHeaderKey(header)
+	if len(values) == 0 {
+		delete(s.required, header)
+		return
+	}
+	s.required[header] = slices.Clone(values)
+}
+
+// permittedLocked reports whether a request has the required headers.
+func (s *Server) permittedLocked(header http.Header) bool {
+	for key, values := range s.required {
+		if !slices.Contains(values, header.Get(key)) {
+			return false
+		}
+	}
+	return true
 }
 
 // AcceptAgain ends Refuse.

@@ -6,6 +6,8 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"sync"
@@ -48,12 +50,19 @@ type Settings struct {
 	Addr string
 	// Path is the URL path of the endpoint, /v1/opamp when empty.
 	Path string
-	// TLS makes the server speak TLS (https and wss). It is cloned.
+	// TLS makes the server speak TLS (https and wss). It is cloned. With ClientAuth
+	// and ClientCAs in it, clients without a valid certificate are turned away in
+	// the handshake: see [Server.FailedHandshakes] and [Attempt].
 	TLS *tls.Config
 	// Accept decides on each WebSocket handshake and on each HTTP request: 0
 	// accepts, any other value is the HTTP status of the refusal, sent with the
 	// returned header. It is called concurrently. Nil accepts all.
 	Accept func(*http.Request) (status int, header map[string]string)
+	// Sign answers the certificate request of an agent: with an offer, which is then
+	// in force for this agent, or with an error, which is sent as BAD_REQUEST. It is
+	// called from the connection's goroutine, without any lock; the request is in
+	// PEM. Nil means that requests are recorded and not answered.
+	Sign func(uid string, request []byte) (*protobufs.ConnectionSettingsOffers, error)
 	// Capabilities is announced in every answer, DefaultCapabilities when zero.
 	Capabilities protobufs.ServerCapabilities
 	// CustomCapabilities is announced in the first answer on each connection.
@@ -91,6 +100,15 @@ type Server struct {
 	refusal  *refusal
 	agents   map[string]*agentState
 	offers   map[string]Offer // by uid; "" is for every agent
+	// connections are the offers of connection settings, by uid as well.
+	connections map[string]*protobufs.ConnectionSettingsOffers
+	// repeating: see RepeatConnections.
+	repeating bool
+	// closing: see CloseAccepted.
+	closing bool
+	// required are the values that a header may have, by canonical key.
+	required map[string][]string
+	failed   []FailedHandshake
 	sessions map[*session]struct{}
 	raw      map[*trackedConn]struct{}
 	record   record
@@ -110,15 +128,17 @@ func Start(settings Settings) (*Server, error) {
 	settings.KeepBytes = cmp.Or(settings.KeepBytes, defaultKeepBytes)
 
 	s := &Server{
-		settings: settings,
-		started:  time.Now(),
-		done:     make(chan struct{}),
-		changed:  make(chan struct{}),
-		agents:   map[string]*agentState{},
-		offers:   map[string]Offer{},
-		sessions: map[*session]struct{}{},
-		raw:      map[*trackedConn]struct{}{},
-		record:   record{keepBytes: settings.KeepBytes},
+		settings:    settings,
+		started:     time.Now(),
+		done:        make(chan struct{}),
+		changed:     make(chan struct{}),
+		agents:      map[string]*agentState{},
+		offers:      map[string]Offer{},
+		connections: map[string]*protobufs.ConnectionSettingsOffers{},
+		required:    map[string][]string{},
+		sessions:    map[*session]struct{}{},
+		raw:         map[*trackedConn]struct{}{},
+		record:      record{keepBytes: settings.KeepBytes},
 	}
 	handle, connContext, err := server.New(settings.Logger).Attach(server.Settings{
 		Callbacks:          s.callbacks(),
@@ -146,6 +166,8 @@ func Start(settings Settings) (*Server, error) {
 		Handler:           mux,
 		Protocols:         protocols,
 		ReadHeaderTimeout: headerTimeout,
+		ErrorLog:          log.New(io.Discard, "", 0), // failed handshakes are recorded
+		ConnState:         s.connState,
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			return context.WithValue(connContext(ctx, c), linkKey{}, &link{conn: c})
 		},

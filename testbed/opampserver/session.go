@@ -2,6 +2,7 @@ package opampserver
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
 	"net/http"
 	"slices"
@@ -60,6 +61,11 @@ type Attempt struct {
 	Status int
 	// Header is the header of the request. It must not be modified.
 	Header http.Header
+	// Remote is the address of the client: it tells TCP connections apart.
+	Remote string
+	// Certificate is the client's, nil if it has shown none. It must not be
+	// modified.
+	Certificate *x509.Certificate
 }
 
 func (s *Server) callbacks() types.Callbacks {
@@ -74,6 +80,9 @@ func (s *Server) connecting(r *http.Request) types.ConnectionResponse {
 	}
 	s.mu.Lock()
 	refused := s.refusal
+	if refused == nil && !s.permittedLocked(r.Header) {
+		refused = &refusal{status: http.StatusUnauthorized}
+	}
 	s.mu.Unlock()
 	status, header := 0, map[string]string(nil)
 	if refused != nil {
@@ -84,9 +93,13 @@ func (s *Server) connecting(r *http.Request) types.ConnectionResponse {
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.attempts = append(s.attempts, Attempt{
-		Time: time.Now(), Transport: transport, Status: status, Header: r.Header.Clone(),
-	})
+	attempt := Attempt{
+		Time: time.Now(), Transport: transport, Status: status, Header: r.Header.Clone(), Remote: r.RemoteAddr,
+	}
+	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+		attempt.Certificate = r.TLS.PeerCertificates[0]
+	}
+	s.attempts = append(s.attempts, attempt)
 	if extra := len(s.attempts) - keepAttempts; extra > 0 {
 		s.attempts = slices.Delete(s.attempts, 0, extra)
 	}
@@ -151,9 +164,22 @@ func (s *Server) disconnected(sess *session) {
 // other, and nothing is returned.
 func (s *Server) message(ctx context.Context, sess *session, msg *protobufs.AgentToServer) *protobufs.ServerToAgent {
 	uid := uidText(msg.GetInstanceUid())
+	signed, refused := s.sign(uid, msg)
 	s.mu.Lock()
 	s.record.add(Message{UID: uid, Conn: sess.number, Transport: sess.transport, Received: msg})
 	agent := s.reportLocked(sess, uid, msg)
+	if s.closing {
+		s.notifyLocked()
+		s.mu.Unlock()
+		reset(sess.link.conn)
+		return nil
+	}
+	if refused != nil && agent != nil {
+		agent.refused = refused
+	}
+	if signed != nil && agent != nil {
+		s.connections[agent.uid] = signed
+	}
 	s.notifyLocked()
 	if sess.transport == WebSocket {
 		// An agent that says goodbye does not read any more.

@@ -87,6 +87,9 @@ func summarizeReceived(b *strings.Builder, m *protobufs.AgentToServer) {
 	if c := m.GetConnectionSettingsStatus(); c != nil {
 		fmt.Fprintf(b, " connection_settings=%s %s",
 			strings.TrimPrefix(c.GetStatus().String(), "ConnectionSettingsStatuses_"), shortHash(c.GetLastConnectionSettingsHash()))
+		if c.GetErrorMessage() != "" {
+			fmt.Fprintf(b, "(%q)", shorten(c.GetErrorMessage()))
+		}
 	}
 	if a := m.GetAvailableComponents(); a != nil {
 		fmt.Fprintf(b, " components(%d) %s", len(a.GetComponents()), shortHash(a.GetHash()))

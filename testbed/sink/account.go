@@ -1,6 +1,8 @@
 package sink
 
 import (
+	"fmt"
+	"slices"
 	"time"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
@@ -11,6 +13,9 @@ import (
 	"github.com/otelcol-opamp/otelcol-opamp/testbed/load"
 )
 
+// keepBodies bounds the texts of log records: more than a test of own telemetry has.
+const keepBodies = 100_000
+
 // account is what has arrived. It is guarded by Sink.mu.
 type account struct {
 	runs         map[string]map[uint64]int // arrivals by run and number
@@ -18,6 +23,16 @@ type account struct {
 	attributes   map[attribute]*sighting
 	metricPoints map[string]int
 	logRecords   int
+	resources    map[Signal]map[string]*resource // by what identifies them
+	scopes       map[Signal]map[string]bool
+	bodies       []string // the latest, of log records
+	lastPoint    map[string]time.Time
+}
+
+// resource is one that has arrived.
+type resource struct {
+	attributes map[string]string
+	last       time.Time
 }
 
 type attribute struct{ key, value string }
@@ -29,13 +44,17 @@ func newAccount() account {
 		runs:         map[string]map[uint64]int{},
 		attributes:   map[attribute]*sighting{},
 		metricPoints: map[string]int{},
+		resources:    map[Signal]map[string]*resource{Traces: {}, Metrics: {}, Logs: {}},
+		scopes:       map[Signal]map[string]bool{Traces: {}, Metrics: {}, Logs: {}},
+		lastPoint:    map[string]time.Time{},
 	}
 }
 
 func (a *account) addTraces(td ptrace.Traces, now time.Time) {
 	for _, rs := range td.ResourceSpans().All() {
-		a.addAttributes(rs.Resource().Attributes(), now)
+		a.addResource(Traces, rs.Resource(), now)
 		for _, ss := range rs.ScopeSpans().All() {
+			a.scopes[Traces][ss.Scope().Name()] = true
 			for _, span := range ss.Spans().All() {
 				a.addSpan(span, now)
 			}
@@ -61,10 +80,12 @@ func (a *account) addSpan(span ptrace.Span, now time.Time) {
 
 func (a *account) addMetrics(md pmetric.Metrics, now time.Time) {
 	for _, rm := range md.ResourceMetrics().All() {
-		a.addAttributes(rm.Resource().Attributes(), now)
+		a.addResource(Metrics, rm.Resource(), now)
 		for _, sm := range rm.ScopeMetrics().All() {
+			a.scopes[Metrics][sm.Scope().Name()] = true
 			for _, m := range sm.Metrics().All() {
 				a.metricPoints[m.Name()] += pointCount(m)
+				a.lastPoint[m.Name()] = now
 			}
 		}
 	}
@@ -89,14 +110,32 @@ func pointCount(m pmetric.Metric) int {
 
 func (a *account) addLogs(ld plog.Logs, now time.Time) {
 	a.logRecords += ld.LogRecordCount()
+	defer func() { a.bodies = slices.Delete(a.bodies, 0, max(0, len(a.bodies)-keepBodies)) }()
 	for _, rl := range ld.ResourceLogs().All() {
-		a.addAttributes(rl.Resource().Attributes(), now)
+		a.addResource(Logs, rl.Resource(), now)
 		for _, sl := range rl.ScopeLogs().All() {
+			a.scopes[Logs][sl.Scope().Name()] = true
 			for _, record := range sl.LogRecords().All() {
+				a.bodies = append(a.bodies, record.Body().AsString())
 				a.addAttributes(record.Attributes(), now)
 			}
 		}
 	}
+}
+
+// addResource remembers a resource and its attributes.
+func (a *account) addResource(signal Signal, r pcommon.Resource, now time.Time) {
+	a.addAttributes(r.Attributes(), now)
+	attributes := map[string]string{}
+	for key, value := range r.Attributes().All() {
+		attributes[key] = value.AsString()
+	}
+	id := fmt.Sprint(attributes) // sorted by key
+	if known, ok := a.resources[signal][id]; ok {
+		known.last = now
+		return
+	}
+	a.resources[signal][id] = &resource{attributes: attributes, last: now}
 }
 
 // addAttributes remembers the sighting of each attribute, except the number of

@@ -46,8 +46,15 @@ func (s *Sink) httpHandler() http.Handler {
 
 // export makes a handler from a function that takes a request body in and
 // returns the answer's.
-func (*Sink) export(take func(body []byte) ([]byte, error)) http.HandlerFunc {
+func (s *Sink) export(take func(body []byte) ([]byte, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
+		if begin, ok := r.Context().Value(connectedKey{}).(time.Time); ok && s.age > 0 && time.Since(begin) > s.age {
+			w.Header().Set("Connection", "close") // over HTTP/2 the same as GOAWAY
+		}
+		if !s.used(HTTP, r.Header, r.TLS) {
+			http.Error(w, "a required header is missing, or wrong", http.StatusUnauthorized)
+			return
+		}
 		if got := r.Header.Get("Content-Type"); got != contentType {
 			http.Error(w, fmt.Sprintf("content type %q is not %s", got, contentType), http.StatusUnsupportedMediaType)
 			return

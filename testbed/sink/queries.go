@@ -3,6 +3,7 @@ package sink
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -140,4 +141,77 @@ func (s *Sink) LogRecords() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.logRecords
+}
+
+// LogBodies are the texts of the log records that arrived, in order; the latest
+// 100,000.
+func (s *Sink) LogBodies() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.bodies)
+}
+
+// WaitLogBody waits until a log record has arrived whose text contains this one.
+func (s *Sink) WaitLogBody(ctx context.Context, text string) error {
+	err := s.await(ctx, func() bool {
+		return slices.ContainsFunc(s.bodies, func(body string) bool { return strings.Contains(body, text) })
+	})
+	if err != nil {
+		return fmt.Errorf("waiting for a log record with %q (%d seen): %w", text, len(s.LogBodies()), err)
+	}
+	return nil
+}
+
+// WaitMetricAfter waits until a data point of this metric arrives later than the
+// given time.
+func (s *Sink) WaitMetricAfter(ctx context.Context, name string, after time.Time) error {
+	if err := s.await(ctx, func() bool { return s.lastPoint[name].After(after) }); err != nil {
+		return fmt.Errorf("waiting for metric %q after %s: %w", name, after.Format(time.RFC3339Nano), err)
+	}
+	return nil
+}
+
+// Resources returns the attributes of the resources of a signal that arrived at or
+// after the given time, the latest last. The maps must not be modified.
+func (s *Sink) Resources(signal Signal, since time.Time) []map[string]string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var found []*resource
+	for _, r := range s.resources[signal] {
+		if !r.last.Before(since) {
+			found = append(found, r)
+		}
+	}
+	slices.SortFunc(found, func(a, b *resource) int { return a.last.Compare(b.last) })
+	var attributes []map[string]string
+	for _, r := range found {
+		attributes = append(attributes, r.attributes)
+	}
+	return attributes
+}
+
+// WaitResource waits until a resource of a signal arrives at or after the given
+// time, and returns the attributes of the latest. They must not be modified.
+func (s *Sink) WaitResource(ctx context.Context, signal Signal, since time.Time) (map[string]string, error) {
+	err := s.await(ctx, func() bool {
+		for _, r := range s.resources[signal] {
+			if !r.last.Before(since) {
+				return true
+			}
+		}
+		return false
+	})
+	if err != nil {
+		return nil, fmt.Errorf("waiting for a resource of %s: %w", signal, err)
+	}
+	all := s.Resources(signal, since)
+	return all[len(all)-1], nil
+}
+
+// Scopes returns the names of the instrumentation scopes of a signal that arrived,
+// sorted.
+func (s *Sink) Scopes(signal Signal) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(maps.Keys(s.scopes[signal]))
 }

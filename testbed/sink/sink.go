@@ -4,7 +4,8 @@
 // Spans of the load package are recorded by run and number, so that a test can
 // ask which of the accepted ones are missing. Of attributes it remembers when
 // each key and value was first seen, which tells when a configuration that adds
-// one began to work.
+// one began to work. Of resources, scopes, metrics and log records it remembers
+// what a test of own telemetry asks for, and of requests which credentials they had.
 //
 // All methods of [Sink] are safe for concurrent use.
 package sink
@@ -12,7 +13,10 @@ package sink
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"sync"
@@ -22,7 +26,9 @@ import (
 	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
 	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	_ "google.golang.org/grpc/encoding/gzip" // the Collector's OTLP exporter compresses by default
+	"google.golang.org/grpc/keepalive"
 )
 
 const (
@@ -40,6 +46,13 @@ type Settings struct {
 	Addr string
 	// HTTPAddr is the TCP address of the HTTP endpoint, 127.0.0.1:0 when empty.
 	HTTPAddr string
+	// TLS makes both endpoints speak TLS. It is cloned. With ClientAuth and
+	// ClientCAs in it clients without a valid certificate are turned away.
+	TLS *tls.Config
+	// ConnectionAge is after how long clients are asked to connect again, without a
+	// request being lost; 0 for never. An exporter shows a certificate only when it
+	// connects.
+	ConnectionAge time.Duration
 }
 
 // Sink is a running endpoint. It is created by [Start] and ended by [Sink.Stop].
@@ -47,12 +60,17 @@ type Sink struct {
 	grpcListener, httpListener net.Listener
 	grpc                       *grpc.Server
 	http                       *http.Server
+	scheme                     string
+	age                        time.Duration
 	serving                    sync.WaitGroup
 
 	mu sync.Mutex
 	// mu guards everything below.
 	changed chan struct{} // closed and replaced whenever something arrives
 	account
+	// required are the values that a header may have, by canonical key.
+	required map[string][]string
+	uses     map[Use]*Period
 }
 
 // Start listens and serves until [Sink.Stop].
@@ -70,17 +88,45 @@ func Start(settings Settings) (*Sink, error) {
 	s := &Sink{
 		grpcListener: grpcListener,
 		httpListener: httpListener,
-		grpc:         grpc.NewServer(grpc.MaxRecvMsgSize(maxMessageBytes)),
+		scheme:       "http",
+		age:          settings.ConnectionAge,
 		changed:      make(chan struct{}),
 		account:      newAccount(),
+		required:     map[string][]string{},
+		uses:         map[Use]*Period{},
 	}
+	options := []grpc.ServerOption{grpc.MaxRecvMsgSize(maxMessageBytes), grpc.UnaryInterceptor(s.admit)}
+	if settings.TLS != nil {
+		s.scheme = "https"
+		options = append(options, grpc.Creds(credentials.NewTLS(settings.TLS)))
+	}
+	if s.age > 0 {
+		options = append(options, grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: s.age}))
+	}
+	s.grpc = grpc.NewServer(options...)
 	ptraceotlp.RegisterGRPCServer(s.grpc, &tracesServer{sink: s})
 	pmetricotlp.RegisterGRPCServer(s.grpc, &metricsServer{sink: s})
 	plogotlp.RegisterGRPCServer(s.grpc, &logsServer{sink: s})
-	s.http = &http.Server{Handler: s.httpHandler(), ReadHeaderTimeout: headerTimeout}
+	s.http = &http.Server{
+		Handler:           s.httpHandler(),
+		ReadHeaderTimeout: headerTimeout,
+		ErrorLog:          log.New(io.Discard, "", 0), // of handshakes that failed
+		ConnContext: func(ctx context.Context, _ net.Conn) context.Context {
+			return context.WithValue(ctx, connectedKey{}, time.Now())
+		},
+	}
+	if settings.TLS != nil {
+		s.http.TLSConfig = settings.TLS.Clone()
+	}
 	// Both end with the error of a closed listener, and only at Stop.
 	s.serving.Go(func() { _ = s.grpc.Serve(grpcListener) })
-	s.serving.Go(func() { _ = s.http.Serve(httpListener) })
+	s.serving.Go(func() {
+		if s.http.TLSConfig != nil {
+			_ = s.http.ServeTLS(httpListener, "", "")
+			return
+		}
+		_ = s.http.Serve(httpListener)
+	})
 	return s, nil
 }
 
@@ -89,7 +135,7 @@ func (s *Sink) Endpoint() string { return s.grpcListener.Addr().String() }
 
 // HTTPEndpoint is the base URL of the HTTP endpoint, without a path: what the
 // Collector's OTLP/HTTP exporter takes as its endpoint.
-func (s *Sink) HTTPEndpoint() string { return "http://" + s.httpListener.Addr().String() }
+func (s *Sink) HTTPEndpoint() string { return s.scheme + "://" + s.httpListener.Addr().String() }
 
 // Stop refuses new requests, waits for those in progress until ctx ends, and
 // closes all connections. What was recorded can still be asked for.

@@ -37,6 +37,8 @@ func newMux(agents *opampserver.Server) http.Handler {
 	mux.HandleFunc("GET /api/agents/{uid}", a.agent)
 	mux.HandleFunc("PUT /api/agents/{uid}/config", a.offerOne)
 	mux.HandleFunc("PUT /api/config", a.offerAll)
+	mux.HandleFunc("PUT /api/agents/{uid}/connections", a.offerConnectionsOne)
+	mux.HandleFunc("PUT /api/connections", a.offerConnectionsAll)
 	mux.HandleFunc("GET /api/timeline", a.timeline)
 	addPages(mux, agents)
 	return mux

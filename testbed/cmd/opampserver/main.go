@@ -6,13 +6,29 @@
 //
 // The page and the JSON API are served on loopback only:
 //
-//	GET  /api/agents                  every agent
-//	GET  /api/agents/{uid}            one agent, with its effective config
-//	PUT  /api/agents/{uid}/config     body: YAML for this agent, ?wait=30s
-//	PUT  /api/config                  body: YAML for every agent, ?wait=30s
-//	GET  /api/timeline?uid=&limit=    the last messages
+//	GET  /api/agents                    every agent
+//	GET  /api/agents/{uid}              one agent, with its effective config
+//	PUT  /api/agents/{uid}/config       body: YAML for this agent, ?wait=30s
+//	PUT  /api/config                    body: YAML for every agent, ?wait=30s
+//	PUT  /api/agents/{uid}/connections  body: connection settings for this agent, ?wait=30s
+//	PUT  /api/connections               body: connection settings for every agent, ?wait=30s
+//	GET  /api/timeline?uid=&limit=      the last messages
 //
 // With ?wait the answer comes when the agent has reported APPLIED or FAILED.
+//
+// Connection settings are YAML or JSON; what is left out is not offered and stays as
+// it is, and certificates and keys are PEM:
+//
+//	opamp:
+//	  endpoint: wss://127.0.0.1:4320/v1/opamp
+//	  headers: {Authorization: Bearer token}
+//	  certificate: {cert: ..., key: ..., ca: ...}
+//	  tls: {ca: ..., system_cas: true, min_version: "1.3"}
+//	  proxy: {url: http://127.0.0.1:3128}
+//	  heartbeat: 30s
+//	own_metrics: {endpoint: http://127.0.0.1:4318/v1/metrics} # {} withdraws; own_traces and own_logs too
+//	other_connections:
+//	  backend: {endpoint: https://127.0.0.1:4318, other: {key: value}}
 package main
 
 import (

@@ -26,6 +26,8 @@ type agentView struct {
 	Health           *healthView       `json:"health,omitempty"`
 	RemoteConfig     statusView        `json:"remote_config_status"`
 	OfferedHash      string            `json:"offered_hash,omitempty"`
+	// ConnectionSettings is left out until the agent has reported on any.
+	ConnectionSettings *statusView `json:"connection_settings_status,omitempty"`
 	// EffectiveConfig is left out of lists.
 	EffectiveConfig map[string]string `json:"effective_config,omitempty"`
 }
@@ -76,6 +78,11 @@ func viewAgent(a opampserver.Agent, withConfig bool) agentView {
 			ErrorMessage: a.RemoteConfigStatus.ErrorMessage,
 		},
 		OfferedHash: hex.EncodeToString(a.Offered),
+	}
+	if c := a.ConnectionSettingsStatus; c != nil {
+		v.ConnectionSettings = &statusView{
+			Hash: hex.EncodeToString(c.GetLastConnectionSettingsHash()), Status: connectionStatusName(c.GetStatus()), ErrorMessage: c.GetErrorMessage(),
+		}
 	}
 	if a.Health != nil {
 		v.Health = viewHealth("", a.Health, maxHealthDepth)
