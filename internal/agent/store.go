@@ -165,7 +165,7 @@ func (s *store) load(bootID string) (rollout.Record, []string, error) {
 // checkCandidate drops a candidate whose body is lost.
 func (s *store) checkCandidate(r *rollout.Record, bootID string) ([]loss, error) {
 	c := r.Candidate
-	if c == nil {
+	if c == nil || c.Settings != "" && c.Ref.IsZero() { // that all values are withdrawn needs no body
 		return nil, nil
 	}
 	err := s.bodyOf(c.Ref)
@@ -298,10 +298,9 @@ func (s *store) body(digest string) (remoteconfig.Offer, error) {
 	return offer, nil
 }
 
-// bodyOf returns why the body that ref needs cannot be read. Without a remote
-// configuration it needs none.
+// bodyOf returns why the body that ref needs cannot be read. Values alone need none.
 func (s *store) bodyOf(ref remoteconfig.Ref) error {
-	if ref.Hash == "" && ref.Digest == "" {
+	if ref.Hash == "" && ref.Digest == "" && ref.Values != "" {
 		return nil
 	}
 	_, err := s.body(ref.Digest)

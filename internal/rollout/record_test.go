@@ -85,3 +85,30 @@ func TestRejectionsOfBothKindsAreBounded(t *testing.T) {
 	assert.Equal(t, "again", r.Rejected[0].Reason)
 	assert.Equal(t, strconv.Itoa(keep-1), r.Rejected[1].Settings)
 }
+
+// Other files were refused under the hash of the last known good. That stays true
+// when the last known good has started.
+func TestOtherFilesUnderTheSameHashStayFailed(t *testing.T) {
+	t.Parallel()
+	up := func(record rollout.Record) (*rollout.Machine, []rollout.Effect) {
+		m := rollout.New()
+		m.Step(rollout.Booted{Record: record, Managed: true})
+		m.Step(rollout.Retrieve{Managed: true})
+		m.Step(rollout.Started{})
+		effects := m.Step(rollout.Ready{Generation: m.Generation()})
+		return m, effects
+	}
+	m, _ := up(rollout.Record{LastKnownGood: ref("A"), Status: rollout.Status{Hash: "a", State: rollout.StatusApplied}})
+	other := remoteconfig.Ref{Hash: "a", Digest: "other"}
+	m.Step(rollout.Offered{Ref: other})
+	m.Step(rollout.Checked{Ref: other, Reason: "refused"})
+	require.Equal(t, rollout.Status{Hash: "a", State: rollout.StatusFailed, Message: "refused"}, m.Record().Status)
+
+	m, effects := up(m.Record())
+	timer, ok := effects[0].(rollout.StartTimer)
+	require.True(t, ok)
+	require.Equal(t, rollout.StableTimer, timer.Timer)
+	m.Step(rollout.TimerFired{ID: timer.ID})
+	assert.False(t, m.Record().Ladder.Starting, "the start counts")
+	assert.Equal(t, rollout.StatusFailed, m.Record().Status.State)
+}
