@@ -109,7 +109,7 @@ func TestOwnTelemetry(t *testing.T) {
 			for _, metric := range ownMetrics {
 				require.NoError(t, own.WaitMetric(patiently(t), metric))
 			}
-			assert.Contains(t, own.Metrics(), "otelcol_receiver_accepted_spans")
+			require.NoError(t, own.WaitMetric(patiently(t), "otelcol_receiver_accepted_spans"))
 			shown, _ := w.server.Agent(agent.UID)
 			assert.NotContains(t, shown.EffectiveConfig[""], "own-4711", "references are shown as such")
 			l.flows()
