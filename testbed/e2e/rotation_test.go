@@ -7,12 +7,16 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"regexp"
@@ -22,6 +26,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/open-telemetry/opamp-go/protobufs"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -590,4 +595,64 @@ func TestPrivateKeysAreFound(t *testing.T) {
 	for _, fragment := range fragments(t, key) {
 		assert.NotContains(t, string(pair.Cert), fragment)
 	}
+}
+
+// The server of these tests does what they rely on.
+func TestSignerDemandsItsCertificates(t *testing.T) {
+	t.Parallel()
+	ca, starters := authority(t, "e2e servers"), authority(t, "e2e starters")
+	issuer := &signer{ca: authority(t, "e2e agents")}
+	s, err := opampserver.Start(opampserver.Settings{TLS: issuer.demanding(serverPair(t, ca), starters), Sign: issuer.sign})
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, s.Stop(cleanupContext(t))) })
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	request, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: "agent"}}, key)
+	require.NoError(t, err)
+	csr := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: request})
+
+	uid := uuid.New()
+	report := func(certificates ...tls.Certificate) (*protobufs.ConnectionSettingsOffers, error) {
+		body, err := proto.Marshal(&protobufs.AgentToServer{
+			InstanceUid: uid[:], AgentDescription: &protobufs.AgentDescription{},
+			Capabilities: uint64(protobufs.AgentCapabilities_AgentCapabilities_AcceptsOpAMPConnectionSettings),
+			ConnectionSettingsRequest: &protobufs.ConnectionSettingsRequest{Opamp: &protobufs.OpAMPConnectionSettingsRequest{
+				CertificateRequest: &protobufs.CertificateRequest{Csr: csr},
+			}},
+		})
+		require.NoError(t, err)
+		req, err := http.NewRequestWithContext(patiently(t), http.MethodPost, s.HTTPURL(), bytes.NewReader(body))
+		require.NoError(t, err)
+		req.Header.Set("Content-Type", "application/x-protobuf")
+		client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{
+			MinVersion: tls.VersionTLS12, RootCAs: ca.Pool(), Certificates: certificates,
+		}}}
+		res, err := client.Do(req)
+		if err != nil {
+			return nil, err
+		}
+		defer res.Body.Close() //nolint:errcheck // it is only read
+		content, err := io.ReadAll(res.Body)
+		require.NoError(t, err)
+		var answer protobufs.ServerToAgent
+		require.NoError(t, proto.Unmarshal(content, &answer))
+		return answer.GetConnectionSettings(), nil
+	}
+	starter, err := starters.Client("starter", testca.For(time.Hour))
+	require.NoError(t, err)
+	offer, err := report(starter.TLS())
+	require.NoError(t, err)
+	assert.Equal(t, s.CertificateRequests(0)[0].CSR, csr)
+	_, err = report()
+	require.Error(t, err, "without a certificate, once there is one")
+	_, err = report(starter.TLS())
+	require.Error(t, err, "with the certificate for the start, once there is another")
+	block, _ := pem.Decode(offer.GetOpamp().GetCertificate().GetCert())
+	_, err = report(tls.Certificate{Certificate: [][]byte{block.Bytes}, PrivateKey: key})
+	require.NoError(t, err)
+	issued := issuer.certificates()
+	require.Len(t, issued, 2)
+	assert.WithinDuration(t, time.Now().Add(certificateLifetime), issued[0].NotAfter, 2*time.Second)
+	assert.Equal(t, []string{starter.Leaf.SerialNumber.String(), issued[0].SerialNumber.String()}, serials(s.Attempts()))
+	eventually(t, func() bool { return len(s.FailedHandshakes()) == 2 }, "the handshakes that failed must be recorded")
 }
