@@ -33,7 +33,7 @@ func TestPolicyDocumentation(t *testing.T) {
 	text, err := os.ReadFile("../../docs/policy.md")
 	require.NoError(t, err)
 	examples := regexp.MustCompile("(?s)<!-- test: (\\w+) -->\n```yaml\n(.*?)```").FindAllStringSubmatch(string(text), -1)
-	require.Len(t, examples, 4)
+	require.Len(t, examples, 6)
 	for _, example := range examples {
 		cfg := loadBlock(t, example[2])
 		if example[1] != "defaults" {
@@ -44,7 +44,7 @@ func TestPolicyDocumentation(t *testing.T) {
 		deny := &written.Components.Deny
 		for _, list := range []*[]string{
 			&deny.Receivers, &deny.Processors, &deny.Exporters, &deny.Connectors, &deny.Extensions,
-			&written.Locked, &written.Files.Execute.Allow,
+			&written.Locked, &written.Files.Execute.Allow, &written.Connections.Hosts.Allow,
 		} {
 			assert.Empty(t, *list)
 			*list = nil
@@ -67,6 +67,8 @@ func TestPolicySettings(t *testing.T) {
 	assert.Equal(t, policy.Size(1024), cfg.Policy.Limits.MaxBytes)
 	assert.NotNil(t, cfg.Policy.Listen)
 	assert.Nil(t, cfg.Policy.Files.Read)
+	connections := loadBlock(t, "extensions: {opamp: {"+server+", policy: {connections: {hosts: {allow: ['*.example.com']}, may_weaken_tls: true, may_replace_auth: true}}}}").Policy.Connections
+	assert.Equal(t, policy.ConnectionSettings{Hosts: policy.AllowSettings{Allow: []string{"*.example.com"}}, MayWeakenTLS: true, MayReplaceAuth: true}, connections)
 	cfg.Policy.Limits.MaxDepth = 0
 	require.ErrorContains(t, cfg.Validate(), "`policy::limits::max_depth` must be positive")
 	assert.Equal(t, policy.DefaultSettings(), loadBlock(t, "extensions: {opamp: {"+server+"}}").Policy)

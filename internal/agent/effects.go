@@ -101,7 +101,7 @@ func (a *Agent) after(d time.Duration, f func()) *time.Timer {
 func (a *Agent) perform(effect rollout.Effect) {
 	switch e := effect.(type) {
 	case rollout.Check:
-		a.check(e.Ref)
+		a.check(e)
 	case rollout.Trigger:
 		a.trigger()
 	case rollout.Serve:
@@ -112,6 +112,10 @@ func (a *Agent) perform(effect rollout.Effect) {
 			a.log.Load().Warn("Remote configuration failed", zap.Stringer("config", remoteconfig.Ref{Hash: e.Status.Hash, Digest: e.Status.Hash}), zap.String("reason", e.Status.Message))
 		}
 		a.reportStatus(e.Status)
+	case rollout.ReportSettings:
+		a.note("connection settings "+string(e.Status.State), remoteconfig.Ref{Hash: e.Status.Hash}, e.Status.Message)
+		a.log.Load().Info("Values of connection settings", zap.String("status", string(e.Status.State)),
+			zap.Stringer("settings", remoteconfig.Ref{Hash: e.Status.Hash}), zap.String("reason", e.Status.Message))
 	case rollout.StartTimer:
 		a.startTimer(e)
 	case rollout.Restart:
@@ -145,10 +149,19 @@ func (a *Agent) startTimer(e rollout.StartTimer) {
 
 // check saves the body of an offer and dry-runs it in a child process. The
 // outcome comes back through the queue.
-func (a *Agent) check(ref remoteconfig.Ref) {
-	offer := a.offers[ref.Digest]
+func (a *Agent) check(e rollout.Check) {
+	ref := e.Ref
 	checked := rollout.Checked{Ref: ref, Context: a.verdictContext()}
 	answer := func() { a.queue.post(func() { a.step(checked) }) }
+	var offer remoteconfig.Offer
+	if ref.Digest != "" {
+		var err error
+		if offer, err = a.offer(ref.Digest); err != nil { // with values, it may only be in the folder
+			checked.Reason, checked.Transient = a.scrubber.Text("reading the configuration: "+err.Error()), true
+			answer()
+			return
+		}
+	}
 	var texts [][]byte
 	for _, f := range offer.Files() {
 		texts = append(texts, f.Body)
@@ -165,12 +178,15 @@ func (a *Agent) check(ref remoteconfig.Ref) {
 		answer()
 		return
 	}
-	if err := a.store.saveBody(offer); err != nil {
-		checked.Reason, checked.Transient = a.scrubber.Text("saving the configuration: "+err.Error()), true
-		answer()
-		return
+	set := preflight.Settings{Args: a.args(), Candidate: preflight.None, Timeout: a.settings.Rollout.PreflightTimeout}
+	if ref.Digest != "" {
+		if err := a.store.saveBody(offer); err != nil {
+			checked.Reason, checked.Transient = a.scrubber.Text("saving the configuration: "+err.Error()), true
+			answer()
+			return
+		}
+		set.Candidate = ref.Digest
 	}
-	set := preflight.Settings{Args: a.args(), Candidate: ref.Digest, Timeout: a.settings.Rollout.PreflightTimeout}
 	if a.name != "" {
 		set.Candidate += "@" + a.name
 	}
@@ -208,7 +224,7 @@ func (a *Agent) serve(e rollout.Serve) {
 	conf := map[string]any{}
 	if a.safe {
 		conf = a.store.safe()
-	} else if !e.Ref.IsZero() {
+	} else if e.Ref.Digest != "" {
 		offer, err := a.offer(e.Ref.Digest)
 		if err == nil {
 			conf, err = offer.Parse()

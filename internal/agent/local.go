@@ -16,9 +16,11 @@ import (
 // localExtensions returns the extensions that the local layers among the
 // process's arguments enable, and whether that is known: a layer that is fetched
 // from elsewhere, or a list that comes from a reference, hides it. As in the
-// Collector, the last layer with a list wins.
+// Collector, the last layer with a list wins; with the gate
+// confmap.enableMergeAppendOption the lists of all layers count.
 func localExtensions(args []string) (ids []string, known bool) {
 	known = true
+	merged := confmap.New() // replaces lists, or appends to them with a gate
 	for _, uri := range configURIs(args) {
 		layer, ok := localLayer(uri)
 		if !ok {
@@ -29,13 +31,16 @@ func localExtensions(args []string) (ids []string, known bool) {
 		switch list := service["extensions"].(type) {
 		case nil:
 		case []any:
-			ids = nil
-			for _, id := range list {
-				ids = append(ids, strings.TrimSpace(fmt.Sprint(id)))
+			if err := merged.Merge(confmap.NewFromStringMap(map[string]any{"service": map[string]any{"extensions": list}})); err != nil {
+				known = false
 			}
 		default:
 			known = false
 		}
+	}
+	list, _ := merged.Get("service::extensions").([]any)
+	for _, id := range list {
+		ids = append(ids, strings.TrimSpace(fmt.Sprint(id)))
 	}
 	return ids, known
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/featuregate"
 )
 
 func TestLocalExtensions(t *testing.T) {
@@ -43,6 +44,16 @@ func TestLocalExtensions(t *testing.T) {
 			assert.Equal(t, tt.known, known)
 		})
 	}
+}
+
+// With the Collector's gate that appends to lists, all layers enable extensions.
+func TestLocalExtensionsWhereListsAreAppended(t *testing.T) {
+	const gate = "confmap.enableMergeAppendOption"
+	require.NoError(t, featuregate.GlobalRegistry().Set(gate, true))
+	t.Cleanup(func() { assert.NoError(t, featuregate.GlobalRegistry().Set(gate, false)) })
+	got, known := localExtensions([]string{"--config=yaml:service::extensions: [opamp, zpages]", "--config=yaml:service::extensions: [zpages, x]"})
+	assert.Equal(t, []string{"opamp", "zpages", "x"}, got)
+	assert.True(t, known)
 }
 
 // The block of an extension that authenticates for the one that authenticates this

@@ -78,6 +78,8 @@ func (a *Agent) took(effect rollout.Effect) {
 			}
 			a.checkedAt = time.Time{}
 		}
+	case rollout.ReportSettings: // no remote configuration: neither its time nor its duration
+		a.applied, a.checkedAt = a.machine.Record().Counts[rollout.OutcomeApplied], time.Time{}
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"go.opentelemetry.io/collector/pipeline"
 	"go.uber.org/zap"
 
+	"github.com/otelcol-opamp/otelcol-opamp/internal/connsettings"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/health"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/remoteconfig"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/rollout"
@@ -63,6 +64,9 @@ func (a *Agent) callbacks() session.Callbacks {
 			}
 		},
 		CustomMessage: a.deliver,
+		// No capability of connection settings is announced yet.
+		Answered: func() {},
+		Settings: func(connsettings.Offer) {},
 	}
 }
 

@@ -168,7 +168,7 @@ func (s *store) checkCandidate(r *rollout.Record, bootID string) ([]loss, error)
 	if c == nil {
 		return nil, nil
 	}
-	_, err := s.body(c.Ref.Digest)
+	err := s.bodyOf(c.Ref)
 	if err == nil {
 		return nil, nil
 	}
@@ -183,7 +183,13 @@ func (s *store) checkCandidate(r *rollout.Record, bootID string) ([]loss, error)
 		}
 		r.Abandon(reason)
 	} else {
-		r.Candidate, r.Status = nil, rollout.Status{} // the server offers it again
+		// The server offers it again.
+		if c.Settings != "" {
+			r.Settings = rollout.Status{}
+		} else {
+			r.Status = rollout.Status{}
+		}
+		r.Candidate = nil
 	}
 	return []loss{{fmt.Sprintf("the candidate %s is lost: %v", c.Ref, err), bodyName(c.Ref.Digest), err}}, nil
 }
@@ -192,7 +198,7 @@ func (s *store) checkCandidate(r *rollout.Record, bootID string) ([]loss, error)
 // cannot be read stays: it is not needed now.
 func (s *store) checkEarlier(r *rollout.Record, _ string) (losses []loss, _ error) {
 	r.Earlier = slices.DeleteFunc(r.Earlier, func(ref remoteconfig.Ref) bool {
-		_, err := s.body(ref.Digest)
+		err := s.bodyOf(ref)
 		if err == nil || !lost(err) {
 			return false
 		}
@@ -208,7 +214,7 @@ func (s *store) checkLastKnownGood(r *rollout.Record, _ string) ([]loss, error) 
 	if r.LastKnownGood.IsZero() {
 		return nil, nil
 	}
-	_, err := s.body(r.LastKnownGood.Digest)
+	err := s.bodyOf(r.LastKnownGood)
 	if err == nil {
 		return nil, nil
 	}
@@ -218,10 +224,13 @@ func (s *store) checkLastKnownGood(r *rollout.Record, _ string) ([]loss, error) 
 	former := r.LastKnownGood
 	r.LastKnownGood, r.Status = remoteconfig.Ref{}, rollout.Status{}
 	if len(r.Earlier) > 0 {
-		if _, err := s.body(r.Earlier[0].Digest); err != nil {
+		if err := s.bodyOf(r.Earlier[0]); err != nil {
 			return nil, err
 		}
 		r.LastKnownGood, r.Earlier = r.Earlier[0], r.Earlier[1:]
+	}
+	if r.LastKnownGood.Values != former.Values {
+		r.Settings = rollout.Status{}
 	}
 	return []loss{{fmt.Sprintf("the last known good %s is lost; falling back to %s: %v", former, r.LastKnownGood, err), bodyName(former.Digest), err}}, nil
 }
@@ -287,6 +296,16 @@ func (s *store) body(digest string) (remoteconfig.Offer, error) {
 		return remoteconfig.Offer{}, fmt.Errorf("%w: %w", statedir.ErrCorrupt, err)
 	}
 	return offer, nil
+}
+
+// bodyOf returns why the body that ref needs cannot be read. Without a remote
+// configuration it needs none.
+func (s *store) bodyOf(ref remoteconfig.Ref) error {
+	if ref.Hash == "" && ref.Digest == "" {
+		return nil
+	}
+	_, err := s.body(ref.Digest)
+	return err
 }
 
 func (s *store) saveBody(offer remoteconfig.Offer) error {

@@ -516,3 +516,39 @@ func FuzzLoad(f *testing.F) {
 		}
 	})
 }
+
+// Values need no body of a remote configuration: one that is not there is not lost.
+func TestValuesWithoutARemoteConfigurationNeedNoBody(t *testing.T) {
+	t.Parallel()
+	for _, r := range []rollout.Record{
+		{LastKnownGood: remoteconfig.Ref{Values: "v"}, Earlier: []remoteconfig.Ref{{Values: "u"}}},
+		{Candidate: &rollout.Candidate{Ref: remoteconfig.Ref{Values: "v"}, Settings: "01", Phase: rollout.PhasePending}},
+		{Candidate: &rollout.Candidate{Settings: "01", Phase: rollout.PhasePending}, LastKnownGood: remoteconfig.Ref{Values: "v"}},
+	} {
+		path := fastFolder(t)
+		require.NoError(t, agent.Save(path, r))
+		got, notes, err := agent.Load(path, "boot")
+		require.NoError(t, err)
+		assert.Empty(t, notes)
+		assert.Equal(t, r, got)
+	}
+}
+
+// The values of a candidate were tried with a body that is damaged by now: what the
+// server is told of the settings is forgotten with it, and nothing else.
+func TestSettingsWhoseBodyIsLostAreOfferedAgain(t *testing.T) {
+	t.Parallel()
+	trial := triggered(t, realRun(t))
+	r := trial.record(t)
+	r.Candidate.Settings, r.Candidate.Phase = "01", rollout.PhaseTriggered
+	r.Settings = rollout.Status{Hash: "01", State: rollout.StatusApplying}
+	path := fastFolder(t)
+	trial.write(t, path)
+	require.NoError(t, agent.Save(path, r))
+	require.NoError(t, os.Truncate(filepath.Join(path, "bodies", r.Candidate.Ref.Digest), 50))
+	got, _, err := agent.Load(path, "boot")
+	require.NoError(t, err)
+	assert.Nil(t, got.Candidate)
+	assert.Equal(t, rollout.Status{}, got.Settings)
+	assert.Equal(t, r.Status, got.Status)
+}

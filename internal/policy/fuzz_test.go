@@ -59,6 +59,14 @@ func requireManaged(t *testing.T, merged map[string]any) {
 	service, ok := merged["service"].(map[string]any)
 	require.True(t, ok)
 	require.Subset(t, service["extensions"], []any{"opamp", "basicauth/server", "zpages"})
+	seen := map[any]bool{}
+	for _, id := range service["extensions"].([]any) {
+		if text, ok := id.(string); ok {
+			id = strings.TrimSpace(text)
+		}
+		require.False(t, seen[id], "%v is enabled twice", id)
+		seen[id] = true
+	}
 }
 
 // What the policy accepts is to the Collector what it was to the policy: nothing
@@ -150,6 +158,11 @@ func hasSpaces(conf map[string]any) bool {
 // place of the tree.
 func TestOwnExtensionIsTheLocalOne(t *testing.T) {
 	t.Parallel()
+	attackOwnExtension(t)
+}
+
+func attackOwnExtension(t *testing.T) {
+	t.Helper()
 	p := policy.Default()
 	side := policy.Local{
 		Needs: []string{"opamp", "basicauth/server"}, Extensions: []string{"opamp", "basicauth/server", "zpages"},

@@ -92,9 +92,10 @@ func (p *Policy) Check(conf map[string]any, local Local) (map[string]any, error)
 	c.lockedPaths(conf)
 	c.components(conf)
 	if expanded, ok := c.references(conf); ok {
+		c.connectionValues(expanded)
 		c.expressions(expanded)
 		c.paths(conf, expanded)
-		c.requirements(conf, expanded)
+		c.requirements(conf)
 	}
 	if err := c.refusal(); err != nil {
 		return nil, err
@@ -108,6 +109,8 @@ type check struct {
 	local  Local
 	found  []Violation
 	more   bool
+	// values are what texts with references stand for.
+	values map[string]any
 }
 
 func (c *check) refuse(v Violation) {

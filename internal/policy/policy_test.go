@@ -534,6 +534,78 @@ func TestListen(t *testing.T) {
 	require.ErrorContains(t, err, "is a reference to something that is no text")
 }
 
+// With the scheme allowed a remote configuration may name values of connections,
+// as texts that are not known.
+func TestConnectionValues(t *testing.T) {
+	t.Parallel()
+	open := func(s *policy.Settings) { s.Schemes.Allow = []string{"env", "opamp", "file"} }
+	strict := func(s *policy.Settings) {
+		open(s)
+		s.Files.Read = &policy.AllowSettings{Allow: []string{"/**"}}
+		s.Listen = &policy.AllowSettings{Allow: []string{"*"}}
+		s.Require = []policy.Requirement{{Component: "redaction"}}
+	}
+	const noValue = "that is no value of a connection of this agent"
+	const noLeaf = "is a value of a connection where a map or an ID must stand"
+	for name, tt := range map[string]struct {
+		change       func(*policy.Settings)
+		remote, want string
+	}{
+		"a leaf":                {change: open, remote: "exporters: {otlp: {endpoint: '${opamp:#other_connections/backend/endpoint}'}}"},
+		"a default":             {change: open, remote: "exporters: {otlp: {endpoint: '${opamp:#other_connections/backend/endpoint:-https://localhost:4318}'}}"},
+		"within a text":         {change: open, remote: "exporters: {otlp: {headers: {a: 'Bearer ${opamp:#other_connections/b/other/token} ${HOSTNAME}'}}}"},
+		"in a list":             {change: open, remote: "exporters: {kafka: {brokers: ['${opamp:#other_connections/b/endpoint}']}}"},
+		"escaped":               {change: open, remote: "exporters: {a: {b: '$${opamp:#x}'}}"},
+		"a file, unchecked":     {change: open, remote: "exporters: {otlp: {tls: {ca_file: '${opamp:#other_connections/b/tls/ca_file}'}}}"},
+		"by default":            {remote: "exporters: {otlp: {endpoint: '${opamp:#other_connections/b/endpoint}'}}", want: `has a reference with the scheme "opamp": write the value out, or allow the scheme`},
+		"all of the remote one": {change: open, remote: "exporters: {otlp: {endpoint: '${opamp:}'}}", want: noValue},
+		"by default, all":       {remote: "exporters: {otlp: {endpoint: '${opamp:}'}}", want: `has a reference with the scheme "opamp": write the value out (`},
+		"of another agent":      {change: open, remote: "exporters: {otlp: {endpoint: '${opamp:edge#own_metrics/endpoint}'}}", want: noValue},
+		"from another folder":   {change: open, remote: "exporters: {otlp: {endpoint: '${opamp:?state_dir=/x#own_metrics/endpoint}'}}", want: noValue},
+		"without a path":        {change: open, remote: "exporters: {otlp: {endpoint: '${opamp:#}'}}", want: noValue},
+		"not closed":            {change: open, remote: "exporters: {otlp: {endpoint: '${opamp:#x'}}", want: noValue},
+		"put together":          {change: open, remote: "exporters: {a: {b: '${opamp:${HOSTNAME}#x}'}}", want: noValue},
+		"with a variable":       {change: open, remote: "exporters: {a: {b: '${opamp:#${HOSTNAME}}'}}", want: noValue},
+		"by parts, all":         {change: open, remote: "exporters: {a: {b: '${env:OTELCOL_REMOTE_DOLLAR}{opamp:}'}}", want: noValue},
+		"by parts, nested":      {change: open, remote: "exporters: {a: {b: '${op${env:OTELCOL_REMOTE_UNSET:-amp}:?guard=true#x}'}}", want: noValue},
+		"in a default":          {change: open, remote: "exporters: {a: {b: '${env:OTELCOL_REMOTE_UNSET:-${opamp:#x}}'}}", want: "has a reference with a value of a connection in it"},
+		"as a variable":         {change: open, remote: "exporters: {a: {b: '${env:${opamp:#x}}'}}", want: "has a reference with a value of a connection in it"},
+		"as a file to include":  {change: open, remote: "exporters: {a: {b: '${file:${opamp:#x}}'}}", want: "has a reference with a value of a connection in it"},
+		"as a scheme":           {change: open, remote: "exporters: {a: {b: '${${opamp:#x}:y}'}}", want: "has a reference"},
+		"a section":             {change: open, remote: "exporters: '${opamp:#x}'", want: `"exporters" is a reference`},
+		"a component":           {change: open, remote: "exporters: {otlp: '${opamp:#x}'}", want: `"exporters::otlp" ` + noLeaf},
+		"telemetry":             {change: open, remote: "service: {telemetry: '${opamp:#x}'}", want: `"service::telemetry" is a reference`},
+		"an extension":          {change: open, remote: "service: {extensions: ['${opamp:#x}']}", want: `"service::extensions::0" is a reference`},
+		"an ID":                 {change: open, remote: "service: {pipelines: {traces: {exporters: ['${opamp:#x}']}}}", want: `"service::pipelines::traces::exporters::0" ` + noLeaf},
+		"a list of IDs":         {change: open, remote: "service: {pipelines: {traces: {exporters: '${opamp:#x}'}}}", want: noLeaf},
+		"a key":                 {change: open, remote: "exporters: {otlp: {'${opamp:#x}': 1}}", want: "is a key with a reference"},
+		"a file":                {change: strict, remote: "exporters: {otlp: {tls: {ca_file: '${opamp:#other_connections/b/tls/ca_file}'}}}", want: "is a reference whose value is not known"},
+		"an address":            {change: strict, remote: "receivers: {otlp: {protocols: {grpc: {endpoint: '${opamp:#x}'}}}}", want: "is a reference whose value is not known"},
+		"a program":             {change: open, remote: "receivers: {journald: {journalctl_path: '${opamp:#x}'}}", want: "is a reference whose value is not known"},
+		"a variable's name":     {change: open, remote: "processors: {k8s_attributes: {filter: {node_from_env_var: '${opamp:#x}'}}}", want: "names a variable whose name is not valid"},
+		"an expression":         {change: open, remote: "receivers: {filelog: {operators: [{type: add, value: '${opamp:#x}'}]}}", want: "where an expression may stand"},
+		"a label":               {change: open, remote: "receivers: {prometheus: {config: {global: {external_labels: {a: '${opamp:#x}'}}}}}", want: "where a variable may be named"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			err := judge(newPolicy(t, tt.change), tt.remote)
+			if tt.want == "" {
+				require.NoError(t, err)
+				return
+			}
+			require.ErrorContains(t, err, tt.want)
+		})
+	}
+	side := localSide
+	side.Needs = []string{"opamp/edge"}
+	p := newPolicy(t, open)
+	for remote, ok := range map[string]bool{"${opamp:edge#x}": true, "${opamp:#x}": false, "${opamp:edg#x}": false} {
+		_, err := p.Check(map[string]any{"exporters": map[string]any{"otlp": map[string]any{"endpoint": remote}}}, side)
+		assert.Equal(t, ok, err == nil, "%s: %v", remote, err)
+	}
+	require.ErrorContains(t, p.CheckText("a", "${opamp:#x}", lookup), noValue, "a value does not stand for another one")
+}
+
 func TestCheckText(t *testing.T) {
 	t.Parallel()
 	p := newPolicy(t, nil)
@@ -544,7 +616,8 @@ func TestCheckText(t *testing.T) {
 func TestValidate(t *testing.T) {
 	t.Parallel()
 	for want, change := range map[string]func(*policy.Settings){
-		"`policy::schemes::allow::0` must not be":                    func(s *policy.Settings) { s.Schemes.Allow = []string{"opamp"} },
+		"`policy::connections::hosts::allow::0` must be a pattern":   func(s *policy.Settings) { s.Connections.Hosts.Allow = []string{" x"} },
+		"`policy::connections::hosts::allow::1` must be a host or":   func(s *policy.Settings) { s.Connections.Hosts.Allow = []string{"x", "https://x"} },
 		"`policy::schemes::allow::1` must be the name":               func(s *policy.Settings) { s.Schemes.Allow = []string{"env", "a:"} },
 		"`policy::limits::max_bytes` must be positive, found 0":      func(s *policy.Settings) { s.Limits.MaxBytes = 0 },
 		"`policy::limits::max_depth` must be positive, found -1":     func(s *policy.Settings) { s.Limits.MaxDepth = -1 },
@@ -589,6 +662,13 @@ func TestFingerprint(t *testing.T) {
 	t.Parallel()
 	assert.Equal(t, policy.Default().Fingerprint(), newPolicy(t, nil).Fingerprint())
 	assert.NotEqual(t, policy.Default().Fingerprint(), newPolicy(t, func(s *policy.Settings) { s.Locked = []string{"a"} }).Fingerprint())
+	for _, change := range []func(*policy.Settings){
+		func(s *policy.Settings) { s.Connections.Hosts.Allow = []string{"a"} },
+		func(s *policy.Settings) { s.Connections.MayWeakenTLS = true },
+		func(s *policy.Settings) { s.Connections.MayReplaceAuth = true },
+	} {
+		assert.NotEqual(t, policy.Default().Fingerprint(), newPolicy(t, change).Fingerprint())
+	}
 }
 
 // TestProtect lists the forms in which it was tried to remove the agent.
@@ -599,7 +679,9 @@ func TestProtect(t *testing.T) {
 		{remote: "service: {extensions: []}", want: "service: {extensions: [opamp, auth]}"},
 		{remote: "service: {extensions: }", want: "service: {extensions: [opamp, auth]}"},
 		{remote: "service::extensions: [zpages]", want: "service: {extensions: [zpages, opamp, auth]}"},
-		{remote: "service: {extensions: [' auth ']}", want: "service: {extensions: [' auth ', opamp]}"},
+		{remote: "service: {extensions: [' auth ']}", want: "service: {extensions: [auth, opamp]}"},
+		{remote: "service: {extensions: [x, x, opamp, 'opamp ']}", want: "service: {extensions: [x, opamp, auth]}"},
+		{remote: "service: {extensions: ['${env:A:-x / y}']}", want: "service: {extensions: ['${env:A:-x / y}', opamp, auth]}"},
 		{remote: "receivers: {a: }", want: "receivers: {a: }"},
 		{remote: "service: ", wantErr: `"service" must be a map`},
 		{remote: "service: ${env:X}", wantErr: `"service" must be a map`},
@@ -608,6 +690,10 @@ func TestProtect(t *testing.T) {
 		{remote: "extensions: {opamp: {server: {ws: {endpoint: x}}}, ' auth': {}, x: {}}", want: "extensions: {x: {}}"},
 		{remote: "extensions::opamp::server::ws::endpoint: x", want: "extensions: {}"},
 		{remote: "receivers: {a: {b: ['x${opamp:y}']}}", wantErr: `"receivers::a::b::0" refers to ${opamp:…}`},
+		{remote: "receivers: {a: '${opamp:#own_metrics/endpoint}'}", want: "receivers: {a: '${opamp:#own_metrics/endpoint}'}"},
+		{remote: "receivers: {a: '${opamp:edge#own_metrics/endpoint}'}", wantErr: "refers to"},
+		{remote: "receivers: {a: '${opamp:?state_dir=/x#own_metrics/endpoint}'}", wantErr: "refers to"},
+		{remote: "receivers: {a: '${opamp:#x:-${opamp:}}'}", wantErr: "refers to"},
 	} {
 		t.Run(tt.remote, func(t *testing.T) {
 			t.Parallel()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -34,18 +35,42 @@ func Protect(conf map[string]any, needs []string) (map[string]any, error) {
 			return nil, errors.New(`"service::extensions" must be a list`)
 		}
 	}
-	if path, ok := refersToAgent(conf); ok {
+	if path, ok := refersToAgent(conf, needs); ok {
 		return nil, fmt.Errorf("%q refers to ${opamp:…}, which a remote configuration may not", path)
 	}
 	return conf, nil
 }
 
-// agentReference begins a reference to what this agent serves itself.
-const agentReference = "${opamp:"
+const (
+	// agentScheme is the one of what agents serve themselves.
+	agentScheme = "opamp"
+	// agentReference begins a reference with this scheme.
+	agentReference = "${" + agentScheme + ":"
+)
 
-func refersToAgent(conf map[string]any) (at string, found bool) {
+// connectionValue matches a reference to one value of a connection: the name of an
+// agent, no parameters, and nothing nested.
+var connectionValue = regexp.MustCompile(`\$\{` + agentScheme + `:([^${}#]*)#[^${}]+\}`)
+
+// refersToMore reports whether a text refers to what agents serve, other than
+// values of connections of the agent whose extension is among needs.
+func refersToMore(text string, needs []string) bool {
+	rest := connectionValue.ReplaceAllStringFunc(text, func(reference string) string {
+		id := agentScheme
+		if name := connectionValue.FindStringSubmatch(reference)[1]; name != "" {
+			id += "/" + name
+		}
+		if slices.Contains(needs, id) {
+			return ""
+		}
+		return reference
+	})
+	return strings.Contains(rest, agentReference)
+}
+
+func refersToAgent(conf map[string]any, needs []string) (at string, found bool) {
 	walk("", conf, func(path string, value any) {
-		if text, ok := value.(string); ok && !found && strings.Contains(text, agentReference) {
+		if text, ok := value.(string); ok && !found && refersToMore(text, needs) {
 			at, found = path, true
 		}
 	})
@@ -54,7 +79,9 @@ func refersToAgent(conf map[string]any) (at string, found bool) {
 
 // KeepExtensions returns conf with the local extensions in its list of
 // extensions, if it has one: the Collector replaces lists, and without these the
-// agent would not start.
+// agent would not start. No ID is in the list twice, so that the Collector finds
+// none twice where it appends to lists (gate confmap.enableMergeAppendOption), and
+// creates no extension twice.
 func KeepExtensions(conf map[string]any, local []string) map[string]any {
 	service, ok := conf["service"].(map[string]any)
 	if !ok {
@@ -65,15 +92,21 @@ func KeepExtensions(conf map[string]any, local []string) map[string]any {
 		return conf
 	}
 	list, _ := value.([]any)
+	united := make([]any, 0, len(list)+len(local))
 	have := map[string]bool{}
-	for _, id := range list {
-		have[trimmed(fmt.Sprint(id))] = true
-	}
-	united := slices.Clone(list)
-	for _, id := range local {
-		if !have[id] {
-			united, have[id] = append(united, id), true
+	add := func(id any) {
+		if text := fmt.Sprint(id); !have[text] {
+			united, have[text] = append(united, id), true
 		}
+	}
+	for _, id := range list {
+		if text, ok := id.(string); ok && !strings.Contains(text, "${") {
+			id = trimmed(text)
+		}
+		add(id)
+	}
+	for _, id := range local {
+		add(id)
 	}
 	return with(conf, "service", with(service, "extensions", united))
 }

@@ -27,11 +27,13 @@ const (
 	rootScheme = "remote"
 	// unknown stands for what is not read to judge a configuration.
 	unknown = "\x00unknown\x00"
+	// unknownValue is what stands for the value of a connection.
+	unknownValue = unknown + "value\x00"
 )
 
 // knownSchemes are refused by name when they are not allowed; of any other it is
 // only told that it is none of the allowed ones.
-var knownSchemes = []string{rootScheme, "file", "http", "https", "yaml", "opamp", "s3", "secretsmanager", "googlesecretmanager", "aes", "vault"}
+var knownSchemes = []string{rootScheme, "file", "http", "https", "yaml", agentScheme, "s3", "secretsmanager", "googlesecretmanager", "aes", "vault"}
 
 // variableName is what the Collector takes for the name of a variable.
 var variableName = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]*$`)
@@ -44,7 +46,7 @@ type text struct{ path, text string }
 // nothing is a reference to it and not to the policy.
 func (c *check) references(conf map[string]any) (map[string]any, bool) {
 	before := len(c.found)
-	e := newEvaluator(c.policy, c.local.LookupEnv)
+	e := newEvaluator(c.policy, c.local)
 	var texts []text
 	// What has no reference is not shown to the resolver: it takes long for large
 	// configurations.
@@ -78,6 +80,10 @@ func (c *check) references(conf map[string]any) (map[string]any, bool) {
 			c.refuse(Violation{"references", "", "has a reference that cannot be resolved", "write values out"})
 		}
 		return nil, false
+	}
+	c.values = make(map[string]any, len(texts))
+	for i, t := range texts {
+		c.values[t.text] = values[strconv.Itoa(i)]
 	}
 	next := 0
 	expanded, _ := replace(conf, func(string) any {
@@ -159,7 +165,7 @@ type finding struct{ rule, found, remedy string }
 // be named.
 type evaluator struct {
 	policy     *Policy
-	lookup     func(string) (string, bool)
+	local      Local
 	references int  // how many the whole configuration has at most
 	escaped    bool // what is looked at are texts that were escaped
 	resolver   *confmap.Resolver
@@ -168,8 +174,8 @@ type evaluator struct {
 	findings []finding
 }
 
-func newEvaluator(p *Policy, lookup func(string) (string, bool)) *evaluator {
-	e := &evaluator{policy: p, lookup: lookup}
+func newEvaluator(p *Policy, local Local) *evaluator {
+	e := &evaluator{policy: p, local: local}
 	schemes := slices.Clone(knownSchemes)
 	for _, scheme := range append([]string{"env"}, p.settings.Schemes.Allow...) {
 		if !slices.Contains(schemes, scheme) {
@@ -238,8 +244,18 @@ func (s *source) Retrieve(_ context.Context, uri string, _ confmap.WatcherFunc) 
 	}
 	if !slices.Contains(e.policy.settings.Schemes.Allow, s.scheme) {
 		e.find("schemes", fmt.Sprintf("has a reference with the scheme %q", s.scheme),
-			"write the value out, or allow the scheme in policy::schemes::allow locally")
+			remedyScheme)
 		return confmap.NewRetrieved("")
+	}
+	if strings.Contains(uri, unknownValue) {
+		e.find("schemes", "has a reference with a value of a connection in it", "do not nest it")
+		return confmap.NewRetrieved("")
+	}
+	if s.scheme == agentScheme {
+		if refersToMore("${"+uri+"}", e.local.Needs) {
+			e.find("schemes", foundNoValue, remedyNoValue)
+		}
+		return confmap.NewRetrieved(unknownValue)
 	}
 	if s.scheme != "env" {
 		return confmap.NewRetrieved(unknown)
@@ -258,7 +274,7 @@ func (e *evaluator) variable(reference string) (*confmap.Retrieved, error) {
 		e.find("env", "has a reference with a default that is no plain value", "write maps and lists out")
 		return confmap.NewRetrieved("")
 	}
-	value, set := e.lookup(name)
+	value, set := e.local.LookupEnv(name)
 	switch {
 	case !set && hasFallback && fallback == "":
 		return confmap.NewRetrieved("")
@@ -374,7 +390,11 @@ func (c *check) expressions(expanded map[string]any) {
 
 func (c *check) expressionsIn(path string, block any) {
 	walk(path, block, func(path string, value any) {
-		if text, ok := value.(string); ok && strings.Contains(text, "(") && envFunction.MatchString(text) {
+		text, ok := value.(string)
+		switch {
+		case ok && strings.Contains(text, unknownValue):
+			c.refuse(Violation{"schemes", path, "is a value of a connection where an expression may stand", "write it out"})
+		case ok && strings.Contains(text, "(") && envFunction.MatchString(text):
 			c.refuse(Violation{"env", path, "is an expression with the function env", "use a reference such as ${env:OTELCOL_REMOTE_…}"})
 		}
 	})
@@ -386,6 +406,9 @@ func (c *check) externalLabels(path string, fields map[string]any) {
 	global, _ := config["global"].(map[string]any)
 	walk(join(path, "config::global::external_labels"), global["external_labels"], func(path string, value any) {
 		text, _ := value.(string)
+		if strings.Contains(text, unknownValue) {
+			c.refuse(Violation{"schemes", path, "is a value of a connection where a variable may be named", "write it out"})
+		}
 		for _, m := range dollar.FindAllStringSubmatch(text, -1) {
 			c.named(path, m[1]+m[2])
 		}

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -43,13 +44,18 @@ func (r *Requirement) met(list []any) bool {
 
 // requirements checks the pipelines that the remote configuration changes or
 // adds, in what they become when all layers are merged.
-func (c *check) requirements(conf, expanded map[string]any) {
+func (c *check) requirements(conf map[string]any) {
 	if len(c.policy.settings.Require) == 0 {
 		return
 	}
-	changed, local := pipelines(conf), pipelines(merge(append(slices.Clone(c.local.Before), c.local.After...)))
-	layers := append(append(slices.Clone(c.local.Before), expanded), c.local.After...)
-	outcome := pipelines(merge(layers))
+	// The Collector merges what is written, and resolves references afterwards.
+	local, err := merge(slices.Concat(c.local.Before, c.local.After))
+	outcome, mergeErr := merge(slices.Concat(c.local.Before, []map[string]any{conf}, c.local.After))
+	if err != nil || mergeErr != nil {
+		c.refuse(Violation{"require", "service::pipelines", "cannot be merged with the local configuration", "write lists of components as lists"})
+		return
+	}
+	changed, localPipelines, outcomePipelines := pipelines(conf), pipelines(local), pipelines(outcome)
 	for _, id := range slices.Sorted(maps.Keys(changed)) {
 		for i := range c.policy.settings.Require {
 			r := &c.policy.settings.Require[i]
@@ -59,12 +65,12 @@ func (c *check) requirements(conf, expanded map[string]any) {
 			role := r.kind() + "s"
 			remote, _ := changed[id].(map[string]any)
 			_, sets := remote[role]
-			_, exists := local[id]
+			_, exists := localPipelines[id]
 			if !sets && exists {
 				continue // as the local configuration has it
 			}
-			pipeline, _ := outcome[id].(map[string]any)
-			list, _ := pipeline[role].([]any)
+			pipeline, _ := outcomePipelines[id].(map[string]any)
+			list, _ := replace(pipeline[role], c.valueOf).([]any)
 			if !r.met(list) {
 				place := ""
 				if r.Position == "first" || r.Position == "last" {
@@ -76,6 +82,15 @@ func (c *check) requirements(conf, expanded map[string]any) {
 	}
 }
 
+// valueOf returns what a text with references stands for; the text if it is not one
+// of the remote configuration.
+func (c *check) valueOf(text string) any {
+	if value, ok := c.values[text]; ok {
+		return value
+	}
+	return text
+}
+
 func pipelines(conf map[string]any) map[string]any {
 	service, _ := conf["service"].(map[string]any)
 	all, _ := service["pipelines"].(map[string]any)
@@ -83,11 +98,19 @@ func pipelines(conf map[string]any) map[string]any {
 }
 
 // merge merges layers as the Collector does.
-func merge(layers []map[string]any) map[string]any {
+func merge(layers []map[string]any) (conf map[string]any, err error) {
+	defer func() {
+		// With the gate confmap.enableMergeAppendOption confmap panics where a list
+		// is to be appended to null or a number.
+		if r := recover(); r != nil {
+			err = fmt.Errorf("merging layers: %v", r)
+		}
+	}()
 	merged := confmap.New()
 	for _, layer := range layers {
-		// It cannot fail but for a gate that is off; what it then lacks is refused.
-		_ = merged.Merge(confmap.NewFromStringMap(layer))
+		if err := merged.Merge(confmap.NewFromStringMap(layer)); err != nil {
+			return nil, fmt.Errorf("merging layers: %w", err)
+		}
 	}
-	return merged.ToStringMap()
+	return merged.ToStringMap(), nil
 }

@@ -31,6 +31,8 @@ type Settings struct {
 	Listen *AllowSettings `mapstructure:"listen"`
 	// Require are the components that must stay in pipelines.
 	Require []Requirement `mapstructure:"require"`
+	// Connections are those that a server may offer.
+	Connections ConnectionSettings `mapstructure:"connections"`
 
 	// prevent unkeyed literal initialization
 	_ struct{}
@@ -141,6 +143,26 @@ type Requirement struct {
 	_ struct{}
 }
 
+// ConnectionSettings say which connections a server may offer: to itself, for own
+// telemetry, and others that have a name.
+type ConnectionSettings struct {
+	// Hosts are patterns of hosts, or of host:port. None means that the connection
+	// to the server stays on the host of the local endpoint, and others may go to
+	// any host; otherwise all must match, a proxy too. The connection to the server
+	// may always use the host of the local endpoint. (default = none)
+	Hosts AllowSettings `mapstructure:"hosts"`
+	// MayWeakenTLS allows plain text, servers that are not verified, lower versions
+	// of TLS and, for the connection to the server, other authorities.
+	// (default = false)
+	MayWeakenTLS bool `mapstructure:"may_weaken_tls"`
+	// MayReplaceAuth allows headers that replace those of the extension which
+	// authenticates this agent. (default = false)
+	MayReplaceAuth bool `mapstructure:"may_replace_auth"`
+
+	// prevent unkeyed literal initialization
+	_ struct{}
+}
+
 // Size is a number of bytes.
 type Size int64
 
@@ -209,10 +231,7 @@ func (s *Settings) Validate() error {
 	var errs []error
 	add := func(format string, args ...any) { errs = append(errs, fmt.Errorf("`policy::"+format, args...)) }
 	for i, scheme := range s.Schemes.Allow {
-		switch {
-		case scheme == "opamp":
-			add("schemes::allow::%d` must not be %q: it would let a server read what it sent to others", i, scheme)
-		case !schemeName.MatchString(scheme):
+		if !schemeName.MatchString(scheme) {
 			add("schemes::allow::%d` must be the name of a scheme such as env, found %q", i, scheme)
 		}
 	}
@@ -243,6 +262,11 @@ func (s *Settings) Validate() error {
 			}
 		}
 	}
+	for i, pattern := range s.Connections.Hosts.Allow {
+		if strings.ContainsAny(pattern, "/@") {
+			add("connections::hosts::allow::%d` must be a host or host:port such as *.example.com, found %q", i, pattern)
+		}
+	}
 	for i, r := range s.Require {
 		switch {
 		case r.Component == "":
@@ -265,7 +289,12 @@ type patternList struct {
 }
 
 func (s *Settings) patternLists() []patternList {
-	lists := []patternList{{"env::allow", s.Env.Allow}, {"env::deny", s.Env.Deny}, {"locked", s.Locked}}
+	lists := []patternList{
+		{"env::allow", s.Env.Allow},
+		{"env::deny", s.Env.Deny},
+		{"locked", s.Locked},
+		{"connections::hosts::allow", s.Connections.Hosts.Allow},
+	}
 	for _, section := range sections {
 		lists = append(lists,
 			patternList{"components::allow::" + section, s.Components.Allow.of(section)},

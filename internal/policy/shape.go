@@ -35,12 +35,45 @@ func (c *check) keys(conf map[string]any) {
 				}
 			}
 		case string:
-			if strings.Contains(v, agentReference) { // also where it is not closed: Protect asks for no more
-				c.refuse(Violation{"schemes", path, "has a reference with the scheme \"opamp\"", "write the value out"})
+			if refersToMore(v, c.local.Needs) { // also where it is not closed: Protect asks for no more
+				c.agentReference(path)
 			}
 			if strings.Contains(v, masked) {
 				c.refuse(Violation{ruleRedacted, path, "is what this agent shows instead of a secret", "write the value, or a reference to it"})
 			}
+		}
+	})
+}
+
+// agentReference checks a text that refers to more than values of connections.
+func (c *check) agentReference(path string) {
+	if slices.Contains(c.policy.settings.Schemes.Allow, agentScheme) {
+		c.refuse(Violation{"schemes", path, foundNoValue, remedyNoValue})
+		return
+	}
+	c.refuse(Violation{"schemes", path, foundAgent, "write the value out"})
+}
+
+// What is said about references.
+const (
+	foundAgent    = "has a reference with the scheme \"" + agentScheme + "\""
+	foundNoValue  = foundAgent + " that is no value of a connection of this agent"
+	remedyNoValue = "name one value, such as ${opamp:#other_connections/backend/endpoint}"
+	remedyScheme  = "write the value out, or allow the scheme in policy::schemes::allow locally"
+)
+
+// connectionValues checks where values of connections stand. They are texts that
+// the server chose, and no part of what is judged here: they must be leaves, and
+// neither IDs nor code.
+func (c *check) connectionValues(expanded map[string]any) {
+	walk("", expanded, func(path string, value any) {
+		text, ok := value.(string)
+		if !ok || !strings.Contains(text, unknownValue) {
+			return
+		}
+		keys := strings.Split(path, separator)
+		if len(keys) < 3 || keys[0] == "service" && keys[1] == "pipelines" { // a component has an ID and a setting
+			c.refuse(Violation{"schemes", path, "is a value of a connection where a map or an ID must stand", "write it out"})
 		}
 	})
 }

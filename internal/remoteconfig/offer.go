@@ -21,8 +21,10 @@ type File struct {
 	Body []byte `json:"body"`
 }
 
-// Ref identifies a remote configuration. The zero Ref means that there is none:
-// the local configuration only.
+// Ref identifies what is merged over the local configuration: a remote
+// configuration and values that it and the local layers may refer to. The zero Ref
+// means that there is neither: the local configuration only. There may be values
+// without a remote configuration, whose Hash and Digest are empty then.
 type Ref struct {
 	// Hash is the server's hash in hexadecimal. Servers choose it freely; it is
 	// echoed, never computed (specification, AgentRemoteConfig).
@@ -30,13 +32,20 @@ type Ref struct {
 	// Digest is the SHA-256 of the files in hexadecimal. It names the body on
 	// disk, and two offers with the same digest are the same configuration.
 	Digest string `json:"digest"`
+	// Values is the digest of the values, which come from connection settings that a
+	// server offered; empty if there are none. Offer.Ref leaves it empty.
+	Values string `json:"values,omitempty"`
 }
 
-// IsZero reports whether r stands for the local configuration only.
+// IsZero reports whether r stands for the local configuration only, without values.
 func (r Ref) IsZero() bool { return r == Ref{} }
 
-// String returns the server's hash, shortened for texts that people read.
+// String returns the server's hash, shortened for texts that people read. Values
+// only show where there is no remote configuration.
 func (r Ref) String() string {
+	if r.Hash == "" && r.Digest == "" && r.Values != "" {
+		return "none (local configuration and connection settings only)"
+	}
 	if r.IsZero() {
 		return "none (local configuration only)"
 	}

@@ -167,3 +167,18 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// Values make a ref another one, and are neither the server's hash nor part of what
+// an offer is.
+func TestRefWithValues(t *testing.T) {
+	t.Parallel()
+	values := remoteconfig.Ref{Values: "v"}
+	assert.False(t, values.IsZero())
+	assert.Equal(t, "none (local configuration and connection settings only)", values.String())
+	assert.Equal(t, "none (local configuration only)", remoteconfig.Ref{}.String())
+	ref := remoteconfig.NewOffer([]byte{1}, nil).Ref()
+	assert.Empty(t, ref.Values)
+	before := ref.String()
+	ref.Values = "v"
+	assert.Equal(t, before, ref.String())
+}

@@ -12,8 +12,13 @@ type Persist struct {
 	Must bool
 }
 
-// Check asks to save the body of a configuration and to dry-run it.
-type Check struct{ Ref remoteconfig.Ref }
+// Check asks to save what Ref names, the body of a configuration and values, as far
+// as it is not saved already, and to dry-run both together.
+type Check struct {
+	Ref remoteconfig.Ref
+	// Settings is as in [Candidate].
+	Settings string
+}
 
 // Trigger asks to make the host reload. One reload that is still to come
 // serves any number of triggers.
@@ -29,8 +34,13 @@ type Serve struct {
 	Failures int
 }
 
-// Report asks to tell the server.
+// Report asks to tell the server about the remote configuration.
 type Report struct{ Status Status }
+
+// ReportSettings asks to tell the server about the values in its connection
+// settings. The unset status means that none of them is known here, so that the
+// server may offer them again.
+type ReportSettings struct{ Status Status }
 
 // StartTimer asks for a [TimerFired] with the same ID after the timer's time.
 type StartTimer struct {
@@ -75,11 +85,12 @@ type Moved struct {
 	Reason   string
 }
 
-func (Persist) effect()    {}
-func (Check) effect()      {}
-func (Trigger) effect()    {}
-func (Serve) effect()      {}
-func (Report) effect()     {}
-func (StartTimer) effect() {}
-func (Restart) effect()    {}
-func (Moved) effect()      {}
+func (Persist) effect()        {}
+func (Check) effect()          {}
+func (Trigger) effect()        {}
+func (Serve) effect()          {}
+func (Report) effect()         {}
+func (ReportSettings) effect() {}
+func (StartTimer) effect()     {}
+func (Restart) effect()        {}
+func (Moved) effect()          {}

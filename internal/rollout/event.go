@@ -25,14 +25,30 @@ type Booted struct {
 
 // Offered means that the server sent a remote configuration.
 type Offered struct {
+	// Ref has no values: the configuration is tried with those of the last known
+	// good.
 	Ref remoteconfig.Ref
 	// Context is what a verdict of the dry run depends on besides the
 	// configuration: executable, local layers, policy.
 	Context string
 }
 
+// SettingsOffered means that the server sent connection settings that give values
+// to the configuration. They are tried with the remote configuration of the last
+// known good.
+type SettingsOffered struct {
+	// Hash is the server's for the settings, in hexadecimal. One without is ignored:
+	// nothing could be said to the server about it.
+	Hash string
+	// Values is the digest of the values; empty if the settings withdraw all.
+	Values string
+	// Context is as in [Offered].
+	Context string
+}
+
 // Checked is the outcome of the dry run.
 type Checked struct {
+	// Ref is that of the [Check].
 	Ref     remoteconfig.Ref
 	Context string
 	// Reason is empty if the configuration passed.
@@ -133,7 +149,7 @@ type Unusable struct {
 // the last. It may only come while [Machine.AtRest].
 type GoneBack struct{ To remoteconfig.Ref }
 
-// Forgiven means that an operator cleared the list of rejections.
+// Forgiven means that an operator cleared the list of rejections, of both kinds.
 type Forgiven struct{}
 
 // Stopping means that the process was asked to end and will do so in order.
@@ -145,6 +161,7 @@ type Stopping struct {
 
 func (Booted) event()          {}
 func (Offered) event()         {}
+func (SettingsOffered) event() {}
 func (Checked) event()         {}
 func (Retrieve) event()        {}
 func (Started) event()         {}

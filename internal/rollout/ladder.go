@@ -16,6 +16,7 @@ import (
 func (m *Machine) booted(e Booted) {
 	m.record, m.bootID, m.safe, m.noSafe = e.Record.clone(), e.BootID, e.SafeMode, e.NoSafeMode
 	m.managed = e.Managed
+	m.forgetApplying()
 	if c := m.record.Candidate; c != nil {
 		for _, key := range c.Baseline {
 			m.baseline[key] = true
@@ -35,17 +36,25 @@ func (m *Machine) booted(e Booted) {
 		}
 		return
 	}
-	if m.record.Status.State == StatusApplying {
-		// The process ended during the dry run: nothing is being applied any
-		// more, and the server must offer it again.
-		m.record.Status = Status{}
-	}
 	if l := &m.record.Ladder; l.Starting && l.BootID == e.BootID && m.managed {
 		l.Starting = false
 		m.fall(join("the process ended during its start, or soon after", e.Evidence))
 		// The first death is followed by a start at once: unlike a port that is
 		// taken, it has nothing that a pause would repair.
 		m.atOnce = m.record.Ladder.Failures == 1
+	}
+}
+
+// forgetApplying clears what a former process said to be applying and is not the
+// candidate: it ended during the dry run, or before it began. The server must offer
+// it again.
+func (m *Machine) forgetApplying() {
+	c := m.record.Candidate
+	if m.record.Status.State == StatusApplying && (c == nil || c.Settings != "") {
+		m.record.Status = Status{}
+	}
+	if m.record.Settings.State == StatusApplying && (c == nil || c.Settings == "") {
+		m.record.Settings = Status{}
 	}
 }
 
@@ -77,14 +86,19 @@ func (m *Machine) rung() (Rung, remoteconfig.Ref) {
 func (m *Machine) fall(reason string) {
 	m.record.Ladder.Failures++
 	m.record.Ladder.Reason = reason
+	// What the server would know by a hash: each part of the last known good may be
+	// to blame. What it was told about settings that came later stays.
 	failed := m.record.LastKnownGood
-	if failed.IsZero() {
-		m.persist(false)
-		return // there is nothing that the server would know by a hash
+	hash := m.record.goodSettings()
+	files, values := failed.Digest != "", failed.Values != "" && hash != "" && m.record.Settings.Hash == hash
+	if files {
+		m.record.Status = Status{Hash: failed.Hash, State: StatusFailed, Message: m.rolledBack(reason)}
 	}
-	m.record.Status = Status{Hash: failed.Hash, State: StatusFailed, Message: m.rolledBack(reason)}
+	if values {
+		m.record.Settings = Status{Hash: hash, State: StatusFailed, Message: m.rolledBack(reason)}
+	}
 	m.persist(false)
-	m.do(Report{Status: m.record.Status})
+	m.tellBoth(files, values)
 }
 
 // evidence takes note of an error that no instance could report.
@@ -153,11 +167,25 @@ func (m *Machine) mustGoSafe() bool {
 	return rung == RungSafeMode && m.record.Candidate == nil && !m.safe
 }
 
-// lastKnownGoodFailed reports whether the server was told that the last known
-// good failed, which a start that lasts makes untrue.
+// lastKnownGoodFailed reports whether the server was told that the remote
+// configuration of the last known good failed, which a start that lasts makes untrue.
+// Another body under the same hash may have failed, which stays true.
 func (m *Machine) lastKnownGoodFailed() bool {
-	s := m.record.Status
-	return s.State == StatusFailed && !m.record.LastKnownGood.IsZero() && s.Hash == m.record.LastKnownGood.Hash
+	s, lkg := m.record.Status, m.record.LastKnownGood
+	return s.State == StatusFailed && lkg.Digest != "" && s.Hash == lkg.Hash &&
+		!slices.ContainsFunc(m.record.Rejected, func(j Rejection) bool {
+			return j.Settings == "" && j.Ref.Hash == s.Hash && j.Ref.Digest != lkg.Digest
+		})
+}
+
+// goodSettingsFailed is the same for the settings that gave the last known good its
+// values.
+func (m *Machine) goodSettingsFailed() bool {
+	s, lkg := m.record.Settings, m.record.LastKnownGood
+	return s.State == StatusFailed && s.Hash != "" && s.Hash == m.record.goodSettings() &&
+		!slices.ContainsFunc(m.record.Rejected, func(j Rejection) bool {
+			return j.Settings == s.Hash && j.Ref.Values != lkg.Values
+		})
 }
 
 func (m *Machine) stopping(e Stopping) {
@@ -201,32 +229,39 @@ func (m *Machine) unusable(e Unusable) {
 	m.serve()
 }
 
-// goneBack runs an earlier known good because an operator wants it. What it
-// replaces is rejected: the server must not undo the operator's decision with the
-// next message.
+// goneBack runs an earlier known good, with its values, because an operator wants
+// it. What it replaces is rejected: the server must not undo the operator's decision
+// with the next message.
 func (m *Machine) goneBack(e GoneBack) {
 	former := m.record.LastKnownGood
 	if !m.AtRest() || !slices.Contains(m.record.Earlier, e.To) {
 		return
 	}
 	const reason = "an operator of this machine went back to an earlier configuration"
+	settings, to := m.record.goodSettings(), e.To
+	if to.Digest == former.Digest {
+		to.Hash = former.Hash // what the server calls it by now
+	}
 	m.record.Earlier = slices.DeleteFunc(slices.Clone(m.record.Earlier), func(r remoteconfig.Ref) bool { return r == e.To })
-	m.record.LastKnownGood = e.To
+	m.record.LastKnownGood = to
 	m.record.Ladder = Ladder{}
-	m.record.reject(Rejection{Ref: former, Reason: reason})
+	wanted := m.record.goodSettings()
+	m.record.Rejected = slices.DeleteFunc(m.record.Rejected, func(j Rejection) bool { // if there was a rejection, the operator knows better
+		return j.of(Candidate{Ref: to}) || wanted != "" && j.of(Candidate{Ref: to, Settings: wanted})
+	})
+	if to.Digest != former.Digest && former.Digest != "" {
+		m.record.reject(Rejection{Ref: former, Reason: reason})
+	}
+	if to.Values != former.Values && settings != "" {
+		// With what they would be tried now.
+		ref := remoteconfig.Ref{Hash: to.Hash, Digest: to.Digest, Values: former.Values}
+		m.record.reject(Rejection{Ref: ref, Settings: settings, Reason: reason})
+	}
 	m.count(RolledBackOperator)
-	hash := m.record.Status.Hash // what the server sent last, which may have failed before
-	if hash == "" {
-		hash = former.Hash
-	}
-	text := reason
-	if s := m.record.Status; s.State == StatusFailed && hash != former.Hash {
-		was, _, _ := strings.Cut(s.Message, "; running ") // it never ran, for a reason of its own
-		text = was + "; then " + reason
-	}
-	m.record.Status = Status{Hash: hash, State: StatusFailed, Message: m.rolledBack(text)}
+	files := to.Digest != former.Digest && m.overrule(&m.record.Status, former.Hash, to.Hash, reason)
+	values := to.Values != former.Values && m.overrule(&m.record.Settings, settings, wanted, reason)
 	m.persist(false)
-	m.do(Report{Status: m.record.Status})
+	m.tellBoth(files, values)
 	if m.generation == 0 {
 		return // the first Retrieve is still to come
 	}
@@ -234,23 +269,55 @@ func (m *Machine) goneBack(e GoneBack) {
 		m.do(Restart{Reason: reason})
 		return
 	}
-	m.become(RollingBack, e.To, reason)
+	m.become(RollingBack, to, reason)
 	m.await(DrainTimer)
 	m.do(Trigger{})
 }
 
-// forgiven clears the rejections. The status goes back to what runs, so that the
-// server sees that it may offer again.
+// overrule notes in s that an operator did not want what ran under the hash former,
+// but what has the hash wanted; either is empty if it is not known. It reports whether
+// there is a hash to say it of.
+func (m *Machine) overrule(s *Status, former, wanted, reason string) bool {
+	hash := s.Hash // what the server sent last, which may have failed before
+	if hash == "" {
+		hash = former
+	}
+	if hash == "" {
+		return false
+	}
+	if hash == wanted {
+		*s = Status{Hash: hash, State: StatusApplied} // gone back from, and now back to
+		return true
+	}
+	text := reason
+	if s.State == StatusFailed && hash != former {
+		was, _, _ := strings.Cut(s.Message, "; running ") // it never ran, for a reason of its own
+		if text = was; !strings.HasSuffix(was, reason) {
+			text += "; then " + reason
+		}
+	}
+	*s = Status{Hash: hash, State: StatusFailed, Message: m.rolledBack(text)}
+	return true
+}
+
+// forgiven clears the rejections. The status goes back to what runs, and that of
+// settings to none, so that the server sees that it may offer again.
 func (m *Machine) forgiven() {
 	m.record.Rejected = nil
-	if m.state != Idle || m.record.Ladder.Failures > 0 || m.record.Status.State != StatusFailed {
+	if m.state != Idle || m.record.Ladder.Failures > 0 {
 		m.persist(false)
 		return
 	}
-	m.record.Status = Status{}
-	if lkg := m.record.LastKnownGood; !lkg.IsZero() {
-		m.record.Status = Status{Hash: lkg.Hash, State: StatusApplied}
+	files, values := m.record.Status.State == StatusFailed, m.record.Settings.State == StatusFailed
+	if files {
+		m.record.Status = Status{}
+		if lkg := m.record.LastKnownGood; lkg.Digest != "" {
+			m.record.Status = Status{Hash: lkg.Hash, State: StatusApplied}
+		}
+	}
+	if values {
+		m.record.Settings = Status{}
 	}
 	m.persist(false)
-	m.do(Report{Status: m.record.Status})
+	m.tellBoth(files, values)
 }

@@ -30,13 +30,17 @@ type world struct {
 	// What the host really did, by generation.
 	given map[uint64]remoteconfig.Ref
 	up    uint64 // the generation that is up; 0 if none
-	// proven are bodies that were up, healthy, while a trial timer fired.
-	proven map[string]bool
-	// bad are rejected refs (after a trigger) and must not be checked again.
-	bad map[remoteconfig.Ref]bool
-	// newest is the newest offer.
-	newest remoteconfig.Ref
-	told   rollout.Status
+	// proven are bodies with values that were up, healthy, while a trial timer fired.
+	proven map[pair]bool
+	// bad are offers that were rejected (after a trigger), as they must not be
+	// checked again.
+	bad map[rejected]bool
+	// newest and newestSettings are the newest offers, told and toldSettings what the
+	// server was told last.
+	newest         remoteconfig.Ref
+	newestSettings rollout.SettingsOffered
+	told           rollout.Status
+	toldSettings   rollout.Status
 	// safe: the next process is to run nothing but the agent.
 	safe bool
 	// crashAfter is the number of effects until the process dies; -1 never.
@@ -44,6 +48,22 @@ type world struct {
 }
 
 type crash struct{}
+
+// pair is what the host gets: two refs that differ in the hash are the same to it.
+type pair struct{ digest, values string }
+
+func pairOf(r remoteconfig.Ref) pair { return pair{r.Digest, r.Values} }
+
+// rejected is by what an offer is recognized: a remote configuration by hash and
+// digest, settings by all three.
+type rejected struct{ hash, settings, digest, values string }
+
+func rejectedBy(ref remoteconfig.Ref, settings string) rejected {
+	if settings == "" {
+		return rejected{hash: ref.Hash, digest: ref.Digest}
+	}
+	return rejected{settings: settings, digest: ref.Digest, values: ref.Values}
+}
 
 func (w *world) fail(format string, args ...any) {
 	w.t.Helper()
@@ -75,27 +95,34 @@ func (w *world) perform(effect rollout.Effect) {
 	switch e := effect.(type) {
 	case rollout.Persist:
 		lkg := e.Record.LastKnownGood
-		if !lkg.IsZero() && !w.proven[lkg.Digest] {
+		if !lkg.IsZero() && !w.proven[pairOf(lkg)] {
 			w.fail("invariant 2: %v became the last known good without a trial", lkg)
 		}
 		for _, j := range e.Record.Rejected {
 			if j.Context == "" {
-				w.bad[j.Ref] = true
+				w.bad[rejectedBy(j.Ref, j.Settings)] = true
 			}
 		}
 		w.disk = e.Record
 	case rollout.Check:
-		if w.bad[e.Ref] {
-			w.fail("invariant 5: %v was rejected and is tried again", e.Ref)
+		if w.bad[rejectedBy(e.Ref, e.Settings)] {
+			w.fail("invariant 5: %v was rejected and is tried again", e)
 		}
+		// What was not offered is that of the last known good.
+		lkg := w.m.Record().LastKnownGood
+		if e.Settings == "" && e.Ref.Values != lkg.Values || e.Settings != "" && (e.Ref.Digest != lkg.Digest || e.Ref.Hash != lkg.Hash) {
+			w.fail("%v is tried while %v is the last known good", e, lkg)
+		}
+		w.needs(e.Ref)
 		w.checks = append(w.checks, e.Ref)
 	case rollout.Trigger:
 		w.reload = true
 	case rollout.Serve:
-		lower := e.Ref.IsZero() || slices.ContainsFunc(w.disk.Earlier, func(r remoteconfig.Ref) bool { return r.Digest == e.Ref.Digest })
-		if c := w.disk.Candidate; !lower && e.Ref.Digest != w.disk.LastKnownGood.Digest && (c == nil || e.Ref.Digest != c.Ref.Digest) {
+		lower := e.Ref.IsZero() || slices.ContainsFunc(w.disk.Earlier, func(r remoteconfig.Ref) bool { return pairOf(r) == pairOf(e.Ref) })
+		if c := w.disk.Candidate; !lower && pairOf(e.Ref) != pairOf(w.disk.LastKnownGood) && (c == nil || pairOf(e.Ref) != pairOf(c.Ref)) {
 			w.fail("invariants 4 and 6: %v is served and not on disk", e.Ref)
 		}
+		w.needs(e.Ref)
 		if w.answer != nil && !w.diskBad {
 			w.fail("obligation 6: a second answer")
 		}
@@ -108,7 +135,22 @@ func (w *world) perform(effect rollout.Effect) {
 		if e.Status.State == rollout.StatusApplied && !w.diskBad && w.disk.LastKnownGood.Hash != e.Status.Hash {
 			w.fail("APPLIED %s is reported while %v is the last known good on disk", e.Status.Hash, w.disk.LastKnownGood)
 		}
+		if e.Status.Hash == "" && e.Status.State != rollout.StatusUnset {
+			w.fail("invariant 7: %s is reported without a hash", e.Status.State)
+		}
+		if e.Status.Hash != "" && strings.HasPrefix(e.Status.Hash, "s") {
+			w.fail("invariant 7: settings are reported as a remote configuration")
+		}
 		w.told = e.Status
+	case rollout.ReportSettings:
+		if applied := w.disk.Applied; e.Status.State == rollout.StatusApplied && !w.diskBad &&
+			(applied.Hash != e.Status.Hash || applied.Values != w.disk.LastKnownGood.Values) {
+			w.fail("APPLIED %s is reported while %v is the last known good on disk, with the values of %v", e.Status.Hash, w.disk.LastKnownGood, applied)
+		}
+		if !strings.HasPrefix(e.Status.Hash, "s") && e.Status != (rollout.Status{}) {
+			w.fail("invariant 7: %v is reported of settings", e.Status)
+		}
+		w.toldSettings = e.Status
 	case rollout.StartTimer:
 		w.timers[e.ID] = e.Timer
 	case rollout.Restart:
@@ -118,10 +160,29 @@ func (w *world) perform(effect rollout.Effect) {
 	}
 }
 
+// needs fails if what ref names might be removed from the folder.
+func (w *world) needs(ref remoteconfig.Ref) {
+	for _, digest := range []string{ref.Digest, ref.Values} {
+		if digest != "" && !slices.Contains(w.m.Digests(), digest) {
+			w.fail("%q of %v is not among the digests that are kept", digest, ref)
+		}
+	}
+}
+
+// offer offers the newest of each kind.
+func (w *world) offer() {
+	if w.newest.Digest != "" {
+		w.do(rollout.Offered{Ref: w.newest, Context: "c"})
+	}
+	if w.newestSettings.Hash != "" {
+		w.do(w.newestSettings)
+	}
+}
+
 func (w *world) boot() {
 	w.m = rollout.New()
 	w.timers = map[uint64]rollout.Timer{}
-	w.checks, w.reload, w.up, w.told = nil, false, 0, rollout.Status{}
+	w.checks, w.reload, w.up, w.told, w.toldSettings = nil, false, 0, rollout.Status{}, rollout.Status{}
 	w.given = map[uint64]remoteconfig.Ref{}
 	w.trace = append(w.trace, fmt.Sprintf("boot from %+v", w.disk))
 	safe := w.safe
@@ -191,7 +252,7 @@ func (w *world) fire(kind rollout.Timer) {
 	}
 	delete(w.timers, latest)
 	if kind == rollout.TrialTimer && w.m.State() == rollout.Trial && w.up != 0 {
-		w.proven[w.m.Running().Digest] = true
+		w.proven[pairOf(w.m.Running())] = true
 		if w.given[w.m.Generation()] != w.m.Running() {
 			w.fail("invariant 3: the machine credits %v to a generation that was given %v", w.m.Running(), w.given[w.m.Generation()])
 		}
@@ -200,11 +261,15 @@ func (w *world) fire(kind rollout.Timer) {
 }
 
 func (w *world) random() {
-	switch w.r.IntN(14) {
+	switch w.r.IntN(16) {
 	case 0, 1:
 		letter := string(rune('a' + w.r.IntN(4)))
 		w.newest = remoteconfig.Ref{Hash: fmt.Sprintf("%s%d", letter, w.r.IntN(2)), Digest: letter}
 		w.do(rollout.Offered{Ref: w.newest, Context: "c"})
+	case 14, 15:
+		values := []string{"", "v", "w", "x"}[w.r.IntN(4)]
+		w.newestSettings = rollout.SettingsOffered{Hash: fmt.Sprintf("s%s%d", values, w.r.IntN(2)), Values: values, Context: "c"}
+		w.do(w.newestSettings)
 	case 2, 3:
 		w.answerCheck(w.r.IntN(4) == 0)
 	case 4, 5:
@@ -294,24 +359,22 @@ func (w *world) settle() {
 		if !alive(round) {
 			// The process is replaced, to leave safe mode for example.
 			w.startUp()
-			w.do(rollout.Offered{Ref: w.newest, Context: "c"})
+			w.offer()
 		}
 	}
 	if w.m.State() != rollout.Idle {
 		w.fail("the machine never comes to rest: %s", w.m.State())
 	}
 	// The server offers the newest again if it was told of another hash.
-	if w.newest.IsZero() || w.told.Hash != w.newest.Hash {
-		return
-	}
 	r := w.m.Record()
-	rejected := false
-	for _, j := range r.Rejected {
-		rejected = rejected || j.Ref == w.newest
-	}
-	transient := r.Status.Hash == w.newest.Hash && r.Status.State == rollout.StatusFailed
-	if r.LastKnownGood != w.newest && !rejected && !transient {
+	failed := func(s rollout.Status, hash string) bool { return s.Hash == hash && s.State == rollout.StatusFailed }
+	if w.newest.Digest != "" && w.told.Hash == w.newest.Hash && !failed(r.Status, w.newest.Hash) &&
+		(r.LastKnownGood.Digest != w.newest.Digest || r.LastKnownGood.Hash != w.newest.Hash) {
 		w.fail("invariant 1: the newest offer %v is lost; last known good %v, status %+v", w.newest, r.LastKnownGood, r.Status)
+	}
+	if s := w.newestSettings; s.Hash != "" && w.toldSettings.Hash == s.Hash && !failed(r.Settings, s.Hash) &&
+		(r.LastKnownGood.Values != s.Values || r.Settings != (rollout.Status{Hash: s.Hash, State: rollout.StatusApplied})) {
+		w.fail("invariant 1: the newest settings %v are lost; last known good %v, status %+v", s, r.LastKnownGood, r.Settings)
 	}
 	if w.m.Running() != r.Serves(false) {
 		w.fail("at rest %v runs and not %v", w.m.Running(), r.Serves(false))
@@ -337,7 +400,7 @@ func TestInvariantsHoldForRandomLives(t *testing.T) {
 		lives = 300
 	}
 	for seed := range lives {
-		w := &world{t: t, r: rand.New(rand.NewPCG(seed, 1)), proven: map[string]bool{}, bad: map[remoteconfig.Ref]bool{}, crashAfter: -1}
+		w := &world{t: t, r: rand.New(rand.NewPCG(seed, 1)), proven: map[pair]bool{}, bad: map[rejected]bool{}, crashAfter: -1}
 		w.trace = append(w.trace, fmt.Sprintf("seed %d", seed))
 		for range 4 { // four processes in a row
 			w.crashAfter = w.r.IntN(80)
@@ -349,7 +412,7 @@ func TestInvariantsHoldForRandomLives(t *testing.T) {
 		}
 		w.crashAfter = -1
 		w.startUp()
-		w.do(rollout.Offered{Ref: w.newest, Context: "c"})
+		w.offer()
 		w.settle()
 	}
 }

@@ -24,7 +24,8 @@ const (
 	PhaseReady Phase = "ready"
 )
 
-// Status is what the server is told about the remote configuration.
+// Status is what the server is told about its offers of one kind: remote
+// configurations, or values in connection settings.
 type Status struct {
 	// Hash is the server's hash in hexadecimal; empty if none was received.
 	Hash  string      `json:"hash"`
@@ -36,7 +37,8 @@ type Status struct {
 // StatusState is the state part of a [Status].
 type StatusState string
 
-// The states of the protocol (specification, RemoteConfigStatus).
+// The states of the protocol (specification, RemoteConfigStatus and
+// ConnectionSettingsStatus).
 const (
 	StatusUnset    StatusState = ""
 	StatusApplying StatusState = "applying"
@@ -46,8 +48,13 @@ const (
 
 // Candidate is the configuration in trial.
 type Candidate struct {
-	Ref   remoteconfig.Ref `json:"ref"`
-	Phase Phase            `json:"phase"`
+	// Ref is all that is to run. What the server did not offer in it is that of the
+	// last known good.
+	Ref remoteconfig.Ref `json:"ref"`
+	// Settings is the server's hash of the connection settings, in hexadecimal, if
+	// it is their values that are tried; empty if it is a remote configuration.
+	Settings string `json:"settings,omitempty"`
+	Phase    Phase  `json:"phase"`
 	// Evidence is what was seen to go wrong before a verdict could be given;
 	// it explains a death of the process to the next one.
 	Evidence string `json:"evidence,omitempty"`
@@ -60,6 +67,14 @@ type Candidate struct {
 	// Baseline are the keys of the components that were in error before: their
 	// errors prove nothing.
 	Baseline []string `json:"baseline,omitempty"`
+}
+
+// Hash returns the server's hash of the offer that is tried.
+func (c Candidate) Hash() string {
+	if c.Settings != "" {
+		return c.Settings
+	}
+	return c.Ref.Hash
 }
 
 // Ladder says how deep the process has fallen because what should run did not
@@ -91,7 +106,8 @@ const (
 // Record is all that must survive the process. The zero Record is that of an
 // agent that never got an offer.
 type Record struct {
-	// LastKnownGood is zero if no remote configuration was ever applied.
+	// LastKnownGood is zero if neither a remote configuration nor values were ever
+	// applied. It may be values alone.
 	LastKnownGood remoteconfig.Ref `json:"last_known_good"`
 	// Earlier are former last known goods, the latest first.
 	Earlier []remoteconfig.Ref `json:"earlier,omitempty"`
@@ -99,13 +115,27 @@ type Record struct {
 	Candidate *Candidate `json:"candidate,omitempty"`
 	// Ladder is the zero value but after failed starts.
 	Ladder Ladder `json:"ladder,omitzero"`
-	// Rejected are the latest rejections, the latest first.
+	// Rejected are the latest rejections of both kinds, the latest first.
 	Rejected []Rejection `json:"rejected,omitempty"`
-	// Status is what the server was told last.
+	// Status is what the server was told last about the remote configuration.
 	Status Status `json:"status"`
-	// Counts are how often offers had each outcome, since the folder was made:
-	// most rollbacks end the process that counts them.
+	// Settings is what the server was told last about the values in its connection
+	// settings.
+	Settings Status `json:"settings,omitzero"`
+	// Applied are the connection settings whose values were applied last.
+	Applied AppliedSettings `json:"applied_settings,omitzero"`
+	// Counts are how often offers of both kinds together had each outcome, since the
+	// folder was made: most rollbacks end the process that counts them.
 	Counts map[Outcome]uint64 `json:"counts,omitempty"`
+}
+
+// AppliedSettings are connection settings whose values became part of a last known
+// good.
+type AppliedSettings struct {
+	// Hash is the server's in hexadecimal.
+	Hash string `json:"hash"`
+	// Values is the digest of the values.
+	Values string `json:"values,omitempty"`
 }
 
 // Outcome is what became of an offer, and why.
@@ -161,9 +191,14 @@ func (r *Record) bottom() int {
 // whole ladder is gone down in the five starts that systemd allows.
 func (r *Record) ladderEarlier() []remoteconfig.Ref { return r.Earlier[:min(len(r.Earlier), 1)] }
 
-// Rejection is a configuration that is not tried again by itself.
+// Rejection is an offer that is not tried again by itself.
 type Rejection struct {
+	// Ref is what was tried. A remote configuration is rejected with any values:
+	// only Hash and Digest count. Values are rejected with the remote configuration
+	// with which they were tried: Settings, Values and Digest count.
 	Ref remoteconfig.Ref `json:"ref"`
+	// Settings is as in [Candidate].
+	Settings string `json:"settings,omitempty"`
 	// Reason is why.
 	Reason string `json:"reason"`
 	// Context, if not empty, is what the verdict depended on besides the
@@ -176,8 +211,8 @@ const (
 	// keepEarlier is how many former last known goods are kept to fall back
 	// to (issue "no configuration can take the Collector away").
 	keepEarlier = 5
-	// keepRejected bounds the record: more rejected configurations than this
-	// between two good ones are not a pattern worth remembering.
+	// keepRejected bounds the record: more rejected offers, of both kinds together,
+	// than this between two good ones are not a pattern worth remembering.
 	keepRejected = 32
 )
 
@@ -194,14 +229,12 @@ func (r Record) clone() Record {
 	return r
 }
 
-// Digests returns the digests of all bodies that the record needs.
+// Digests returns the digests of all that the record needs: bodies of remote
+// configurations, and values. Both are named by their digests, and no digest is of
+// one of each.
 func (r Record) Digests() []string {
 	var digests []string
-	add := func(ref remoteconfig.Ref) {
-		if !ref.IsZero() && !slices.Contains(digests, ref.Digest) {
-			digests = append(digests, ref.Digest)
-		}
-	}
+	add := func(ref remoteconfig.Ref) { digests = addDigests(digests, ref.Digest, ref.Values) }
 	if r.Candidate != nil {
 		add(r.Candidate.Ref)
 	}
@@ -210,6 +243,36 @@ func (r Record) Digests() []string {
 		add(ref)
 	}
 	return digests
+}
+
+// addDigests adds those of more that are not in digests and name something.
+func addDigests(digests []string, more ...string) []string {
+	for _, digest := range more {
+		if digest != "" && !slices.Contains(digests, digest) {
+			digests = append(digests, digest)
+		}
+	}
+	return digests
+}
+
+// same reports whether the same files and values run with both.
+func same(a, b remoteconfig.Ref) bool { return a.Digest == b.Digest && a.Values == b.Values }
+
+// told returns what the server was told last about offers of the kind of c.
+func (r *Record) told(c Candidate) *Status {
+	if c.Settings != "" {
+		return &r.Settings
+	}
+	return &r.Status
+}
+
+// goodSettings returns the hash of the connection settings that gave the last known
+// good its values; empty if that is not known.
+func (r *Record) goodSettings() string {
+	if r.Applied.Values != r.LastKnownGood.Values {
+		return ""
+	}
+	return r.Applied.Hash
 }
 
 // Serves returns what a process that reads the record without taking part
@@ -224,43 +287,59 @@ func (r Record) Serves(noSafeMode bool) remoteconfig.Ref {
 }
 
 func (r *Record) promote() {
+	c := *r.Candidate
 	r.Ladder = Ladder{}
-	if r.Candidate.Ref.Digest != r.LastKnownGood.Digest {
-		r.Earlier = slices.DeleteFunc(r.Earlier, func(e remoteconfig.Ref) bool { return e.Digest == r.Candidate.Ref.Digest })
+	if !same(c.Ref, r.LastKnownGood) {
+		r.Earlier = slices.DeleteFunc(r.Earlier, func(e remoteconfig.Ref) bool { return same(e, c.Ref) })
 		if !r.LastKnownGood.IsZero() {
 			r.Earlier = slices.Insert(r.Earlier, 0, r.LastKnownGood)
 		}
 		r.Earlier = r.Earlier[:min(len(r.Earlier), keepEarlier)]
 	}
-	r.LastKnownGood = r.Candidate.Ref
-	r.Rejected = slices.DeleteFunc(r.Rejected, func(j Rejection) bool { return j.Ref == r.Candidate.Ref })
+	r.LastKnownGood = c.Ref
+	if c.Settings != "" {
+		r.Applied = AppliedSettings{Hash: c.Settings, Values: c.Ref.Values}
+	}
+	r.Rejected = slices.DeleteFunc(r.Rejected, func(j Rejection) bool { return j.of(c) })
 	r.Candidate = nil
 }
 
 // Abandon rejects the candidate, which there must be, for ever: it must not be
 // run, and its trial cannot be concluded in any other way.
 func (r *Record) Abandon(reason string) {
-	c := r.Candidate
+	c := *r.Candidate
 	r.Candidate = nil
-	r.reject(Rejection{Ref: c.Ref, Reason: reason})
+	r.reject(Rejection{Ref: c.Ref, Settings: c.Settings, Reason: reason})
 	rung, ref := r.rung()
 	text := reason + "; running " + string(rung)
 	if rung == RungLastKnownGood || rung == RungEarlier {
 		text += " " + ref.String()
 	}
-	r.Status = Status{Hash: c.Ref.Hash, State: StatusFailed, Message: text}
+	*r.told(c) = Status{Hash: c.Hash(), State: StatusFailed, Message: text}
+}
+
+// of reports whether j is the rejection of the offer that c tries.
+func (j Rejection) of(c Candidate) bool {
+	if j.Settings != c.Settings || j.Ref.Digest != c.Ref.Digest {
+		return false
+	}
+	if c.Settings != "" {
+		return j.Ref.Values == c.Ref.Values
+	}
+	return j.Ref.Hash == c.Ref.Hash
 }
 
 func (r *Record) reject(j Rejection) {
-	r.Rejected = slices.DeleteFunc(r.Rejected, func(e Rejection) bool { return e.Ref == j.Ref })
+	former := Candidate{Ref: j.Ref, Settings: j.Settings}
+	r.Rejected = slices.DeleteFunc(r.Rejected, func(e Rejection) bool { return e.of(former) })
 	r.Rejected = slices.Insert(r.Rejected, 0, j)
 	r.Rejected = r.Rejected[:min(len(r.Rejected), keepRejected)]
 }
 
-// rejected returns the rejection of ref that holds in context, if any.
-func (r *Record) rejected(ref remoteconfig.Ref, context string) (Rejection, bool) {
+// rejected returns the rejection of c that holds in context, if any.
+func (r *Record) rejected(c Candidate, context string) (Rejection, bool) {
 	for _, j := range r.Rejected {
-		if j.Ref == ref && (j.Context == "" || j.Context == context) {
+		if j.of(c) && (j.Context == "" || j.Context == context) {
 			return j, true
 		}
 	}

@@ -32,32 +32,41 @@ var transitions = map[State][]State{
 	RollingBack: {Idle},
 }
 
-// Machine is the rollout of remote configurations. It must be used as the
+// Machine is the rollout of remote configurations, and of the values that connection
+// settings give to them and to the local configuration. It must be used as the
 // package comment says.
 //
 // Invariants:
 //
 //  1. There is at most one candidate. A newer offer replaces it only when the
-//     machine is idle again, and the newest offer is never lost.
-//  2. LastKnownGood only ever becomes a configuration that was Ready and
-//     healthy for a whole trial, or one with the same body.
+//     machine is idle again, and the newest offer of each kind is never lost: none
+//     displaces one of the other kind. Of two that wait, the remote configuration
+//     is first.
+//  2. LastKnownGood only ever becomes what was Ready and healthy for a whole trial,
+//     or has the same body and values: each was tried with the other.
 //  3. Ready, errors and the trial count for the configuration that the
 //     generation was served, and for no other.
 //  4. Nothing is triggered or served that is not in a persisted record.
-//  5. A rejected configuration is not tried again unless it is offered under
-//     another hash, or its verdict's context has changed.
+//  5. A rejected remote configuration is not tried again, with whatever values,
+//     unless it is offered under another hash, or its verdict's context has
+//     changed. Rejected values are not tried again with the same remote
+//     configuration, with the same exceptions.
 //  6. A process that boots from any record that was persisted runs the
 //     candidate in trial or the last known good.
+//  7. The server is told about an offer under its hash, and about each kind of
+//     offers by an effect of its own.
 type Machine struct {
 	record Record
 	state  State
 
 	// checking is what the dry run works on in state Checking; passed is its
 	// outcome while it waits for the service to be ready.
-	checking remoteconfig.Ref
+	checking Candidate
 	passed   *Checked
-	// next is the newest offer that waits for the machine to be idle.
-	next *Offered
+	// next and nextSettings are the newest offers of their kinds that wait for the
+	// machine to be idle. What they are tried with is only known then.
+	next         *Offered
+	nextSettings *SettingsOffered
 
 	// generation counts Retrieves; served is what the latest was given.
 	generation uint64
@@ -132,14 +141,18 @@ func (m *Machine) State() State { return m.state }
 // Record returns the record as it should be on disk.
 func (m *Machine) Record() Record { return m.record.clone() }
 
-// Digests returns the digests of all bodies that the machine may still need.
+// Digests returns the digests of all that the machine may still need: bodies of
+// remote configurations, and values. Both are named by their digests.
 func (m *Machine) Digests() []string {
 	digests := m.record.Digests()
 	if m.state == Checking {
-		digests = append(digests, m.checking.Digest)
+		digests = addDigests(digests, m.checking.Ref.Digest, m.checking.Ref.Values)
 	}
 	if m.next != nil {
-		digests = append(digests, m.next.Ref.Digest)
+		digests = addDigests(digests, m.next.Ref.Digest)
+	}
+	if m.nextSettings != nil {
+		digests = addDigests(digests, m.nextSettings.Values)
 	}
 	return digests
 }
@@ -176,6 +189,8 @@ func (m *Machine) Step(event Event) []Effect {
 		m.booted(e)
 	case Offered:
 		m.offered(e)
+	case SettingsOffered:
+		m.settingsOffered(e)
 	case Checked:
 		m.checked(e)
 	case Retrieve:
@@ -223,11 +238,23 @@ func (m *Machine) count(o Outcome) {
 	m.record.Counts[o]++
 }
 
-// report tells the server, unless it knows.
-func (m *Machine) report(s Status) {
-	if m.record.Status != s {
-		m.record.Status = s
-		m.do(Report{Status: s})
+// tell tells the server what the record says about offers of the kind of c.
+func (m *Machine) tell(c Candidate) {
+	if c.Settings != "" {
+		m.do(ReportSettings{Status: m.record.Settings})
+	} else {
+		m.do(Report{Status: m.record.Status})
+	}
+}
+
+// tellBoth tells the server what the record says, about the remote configuration
+// and about the values.
+func (m *Machine) tellBoth(files, values bool) {
+	if files {
+		m.do(Report{Status: m.record.Status})
+	}
+	if values {
+		m.do(ReportSettings{Status: m.record.Settings})
 	}
 }
 

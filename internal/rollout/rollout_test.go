@@ -18,7 +18,8 @@ import (
 // outputs anew; only commit them if you understand what changed and want it.
 //
 // Configurations are named by capitals: A has hash "a" and a body of its own;
-// A2 has hash "a2" and the body of A.
+// A2 has hash "a2" and the body of A. A+v is A with the values v, none+v are the
+// values v alone. Connection settings are named by capitals, too.
 func TestScenarios(t *testing.T) {
 	t.Parallel()
 	reached := map[string]bool{}
@@ -72,17 +73,30 @@ type env struct {
 }
 
 func ref(name string) remoteconfig.Ref {
+	name, values, _ := strings.Cut(name, "+")
 	if name == "" || name == "none" {
-		return remoteconfig.Ref{}
+		return remoteconfig.Ref{Values: values}
 	}
-	return remoteconfig.Ref{Hash: strings.ToLower(name), Digest: "body-" + strings.ToLower(name[:1])}
+	return remoteconfig.Ref{Hash: strings.ToLower(name), Digest: "body-" + strings.ToLower(name[:1]), Values: values}
 }
 
 func name(r remoteconfig.Ref) string {
-	if r.IsZero() {
-		return "none"
+	s := "none"
+	if r.Digest != "" {
+		s = strings.ToUpper(r.Hash)
 	}
-	return strings.ToUpper(r.Hash)
+	if r.Values != "" {
+		s += "+" + r.Values
+	}
+	return s
+}
+
+// of names the connection settings that an effect is about, if it is about any.
+func of(settings string) string {
+	if settings == "" {
+		return ""
+	}
+	return " of settings " + strings.ToUpper(settings)
 }
 
 func (e *env) command(t *testing.T, d *datadriven.TestData) string {
@@ -106,11 +120,15 @@ func (e *env) command(t *testing.T, d *datadriven.TestData) string {
 		return e.m.Instance()
 	}
 	switch d.Cmd {
-	case "boot": // lkg=A earlier=C candidate=B phase=ready [no-safe-mode] [unmanaged]
+	case "boot": // lkg=A earlier=C candidate=B phase=ready [settings=S] [no-safe-mode] [unmanaged]
 		e.disk = rollout.Record{LastKnownGood: ref(arg("lkg"))}
 		e.noSafe = d.HasArg("no-safe-mode")
-		if !e.disk.LastKnownGood.IsZero() {
+		if e.disk.LastKnownGood.Digest != "" {
 			e.disk.Status = rollout.Status{Hash: e.disk.LastKnownGood.Hash, State: rollout.StatusApplied}
+		}
+		if settings := strings.ToLower(arg("settings")); settings != "" { // those of lkg
+			e.disk.Settings = rollout.Status{Hash: settings, State: rollout.StatusApplied}
+			e.disk.Applied = rollout.AppliedSettings{Hash: settings, Values: e.disk.LastKnownGood.Values}
 		}
 		if c := arg("candidate"); c != "" {
 			e.disk.Candidate = &rollout.Candidate{Ref: ref(c), Phase: rollout.Phase(arg("phase")), Evidence: strings.TrimSpace(d.Input)}
@@ -125,6 +143,8 @@ func (e *env) command(t *testing.T, d *datadriven.TestData) string {
 		e.boot()
 	case "offer": // offer B [context=…]
 		e.step(rollout.Offered{Ref: ref(word(0)), Context: arg("context")})
+	case "settings": // settings S v [context=…]; v is none if all values are withdrawn
+		e.step(rollout.SettingsOffered{Hash: strings.ToLower(word(0)), Values: strings.TrimPrefix(word(1), "none"), Context: arg("context")})
 	case "checked": // checked B [context=…] [transient], the reason as input
 		e.step(rollout.Checked{Ref: ref(word(0)), Context: arg("context"), Reason: strings.TrimSpace(d.Input), Transient: d.HasArg("transient")})
 	case "retrieve":
@@ -177,11 +197,14 @@ func (e *env) command(t *testing.T, d *datadriven.TestData) string {
 	case "status": // what the next session states at first
 		status := e.m.Record().Status
 		fmt.Fprintf(&e.out, "%q %s\n", status.State, strings.ToUpper(status.Hash))
+		if settings := e.m.Record().Settings; settings != (rollout.Status{}) {
+			fmt.Fprintf(&e.out, "settings %q %s\n", settings.State, strings.ToUpper(settings.Hash))
+		}
 	case "state":
 		r := e.m.Record()
 		fmt.Fprintf(&e.out, "%s, running %s, last known good %s", e.m.State(), name(e.m.Running()), name(r.LastKnownGood))
 		for _, j := range r.Rejected {
-			fmt.Fprintf(&e.out, ", rejected %s", name(j.Ref))
+			fmt.Fprintf(&e.out, ", rejected %s%s", name(j.Ref), of(j.Settings))
 		}
 		e.out.WriteByte('\n')
 	default:
@@ -225,14 +248,14 @@ func (e *env) step(event rollout.Event) {
 				fmt.Fprint(&e.out, " starting")
 			}
 			if c := f.Record.Candidate; c != nil {
-				fmt.Fprintf(&e.out, " candidate=%s(%s)", name(c.Ref), c.Phase)
+				fmt.Fprintf(&e.out, " candidate=%s(%s)%s", name(c.Ref), c.Phase, of(c.Settings))
 				if c.Evidence != "" {
 					fmt.Fprintf(&e.out, " evidence=%q", c.Evidence)
 				}
 			}
 			fmt.Fprintln(&e.out)
 		case rollout.Check:
-			fmt.Fprintf(&e.out, "check %s\n", name(f.Ref))
+			fmt.Fprintf(&e.out, "check %s%s\n", name(f.Ref), of(f.Settings))
 		case rollout.Trigger:
 			fmt.Fprintln(&e.out, "trigger")
 		case rollout.Serve:
@@ -245,11 +268,9 @@ func (e *env) step(event rollout.Event) {
 			}
 			fmt.Fprintln(&e.out)
 		case rollout.Report:
-			fmt.Fprintf(&e.out, "report %s %s", f.Status.State, strings.ToUpper(f.Status.Hash))
-			if f.Status.Message != "" {
-				fmt.Fprintf(&e.out, " %q", f.Status.Message)
-			}
-			fmt.Fprintln(&e.out)
+			e.report("report", f.Status)
+		case rollout.ReportSettings:
+			e.report("report settings", f.Status)
 		case rollout.StartTimer:
 			e.timers[f.Timer] = f.ID
 			fmt.Fprintf(&e.out, "start %s timer\n", f.Timer)
@@ -265,4 +286,16 @@ func (e *env) step(event rollout.Event) {
 			fmt.Fprintf(&e.out, "%s → %s\n", f.From, f.To)
 		}
 	}
+}
+
+func (e *env) report(what string, s rollout.Status) {
+	state := string(s.State)
+	if state == "" {
+		state = "unset"
+	}
+	fmt.Fprintf(&e.out, "%s %s %s", what, state, strings.ToUpper(s.Hash))
+	if s.Message != "" {
+		fmt.Fprintf(&e.out, " %q", s.Message)
+	}
+	fmt.Fprintln(&e.out)
 }

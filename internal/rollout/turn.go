@@ -262,14 +262,16 @@ func (m *Machine) timerFired(e TimerFired) {
 func (m *Machine) timeout() {
 	switch m.state {
 	case Trial:
-		applied := m.record.Candidate.Ref
+		applied := *m.record.Candidate
 		m.record.promote()
 		m.stable = 0
 		m.count(OutcomeApplied)
-		m.record.Status = Status{Hash: applied.Hash, State: StatusApplied}
+		*m.record.told(applied) = Status{Hash: applied.Hash(), State: StatusApplied}
+		more := m.vindicate()
 		m.persist(false)
-		m.do(Report{Status: m.record.Status})
-		m.idle(applied, "healthy for the whole trial")
+		m.tell(applied)
+		more()
+		m.idle(applied.Ref, "healthy for the whole trial")
 	case Applying:
 		if m.record.Candidate.Phase == PhaseTriggered {
 			m.do(Restart{Reason: "the retiring configuration did not stop within drain_timeout"})
@@ -307,17 +309,25 @@ func (m *Machine) timeout() {
 func (m *Machine) lasted() {
 	m.record.Ladder.Starting = false
 	rung, _ := m.rung()
-	failed := m.lastKnownGoodFailed()
-	if rung != RungLastKnownGood || m.record.Ladder.Failures == 0 && !failed {
+	if rung != RungLastKnownGood {
 		m.persist(false)
 		return
 	}
 	m.record.Ladder = Ladder{}
-	if failed {
-		m.record.Status = Status{Hash: m.record.LastKnownGood.Hash, State: StatusApplied}
-	}
+	tell := m.vindicate()
 	m.persist(false)
-	if failed {
-		m.do(Report{Status: m.record.Status})
+	tell()
+}
+
+// vindicate notes that the last known good is good after all, for each part of which
+// the server was told that it failed. It returns what tells the server.
+func (m *Machine) vindicate() func() {
+	files, values := m.lastKnownGoodFailed(), m.goodSettingsFailed()
+	if files {
+		m.record.Status = Status{Hash: m.record.Status.Hash, State: StatusApplied}
 	}
+	if values {
+		m.record.Settings = Status{Hash: m.record.Settings.Hash, State: StatusApplied}
+	}
+	return func() { m.tellBoth(files, values) }
 }

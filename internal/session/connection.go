@@ -56,7 +56,7 @@ func (s *Session) taken(conn *websocket.Conn) error {
 	// gone, whatever the proxies in between pretend. Of one that never did TCP
 	// has to say it.
 	conn.SetPongHandler(func(string) error { return conn.SetReadDeadline(time.Now().Add(s.times.silence)) })
-	s.pinging.Go(func() { s.ping(conn) })
+	s.work.Go(func() { s.ping(conn) })
 	return nil
 }
 

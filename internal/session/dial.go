@@ -3,13 +3,8 @@ package session
 import (
 	"context"
 	"net"
-	"net/http"
-	"net/url"
-	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/gorilla/websocket"
 )
 
 // Counters count what a session sends and receives, over all its connections.
@@ -29,29 +24,13 @@ type Counters struct {
 	Connected atomic.Int64
 }
 
-// dialed maps addresses that sessions dial to their counters. opamp-go has no
-// hook for its WebSocket connections, but copies gorilla's default dialer: that
-// gets one that counts, and leaves the connections of all others alone.
-var dialed = struct {
-	mu sync.Mutex
-	// by has the latest session of an address.
-	by map[string]*Counters
-}{by: map[string]*Counters{}}
-
-func init() { websocket.DefaultDialer.NetDialContext = dialCounted }
-
-func dialCounted(ctx context.Context, network, addr string) (net.Conn, error) {
-	dialed.mu.Lock()
-	c := dialed.by[addr]
-	dialed.mu.Unlock()
-	if c == nil {
-		return (&net.Dialer{}).DialContext(ctx, network, addr)
-	}
+// dial opens a connection that is counted and whose end is noticed.
+func (s *Session) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	conn, err := dialer().DialContext(ctx, network, addr)
 	if err != nil {
 		return nil, err
 	}
-	return counted{conn, c}, nil
+	return counted{conn, s.counters}, nil
 }
 
 // A peer that is gone without a word is noticed by TCP within unanswered, whether
@@ -74,44 +53,6 @@ func dialer() *net.Dialer {
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: idle, Interval: probe, Count: probes},
 		Control:         limitUnanswered,
 	}
-}
-
-// countDials counts the connections to the server at endpoint from now on, until
-// stop is called.
-func countDials(endpoint string, c *Counters) (stop func()) {
-	addr := dialAddress(endpoint)
-	dialed.mu.Lock()
-	defer dialed.mu.Unlock()
-	dialed.by[addr] = c
-	return func() {
-		dialed.mu.Lock()
-		defer dialed.mu.Unlock()
-		if dialed.by[addr] == c {
-			delete(dialed.by, addr)
-		}
-	}
-}
-
-// dialAddress is the address that is dialed for an endpoint: the proxy's of the
-// environment, if there is one for it.
-func dialAddress(endpoint string) string {
-	u, err := url.Parse(endpoint)
-	if err != nil {
-		return ""
-	}
-	scheme := map[string]string{"ws": "http", "wss": "https"}[u.Scheme]
-	if scheme == "" {
-		scheme = u.Scheme
-	}
-	seen := *u
-	seen.Scheme = scheme
-	if proxy, err := http.ProxyFromEnvironment(&http.Request{URL: &seen}); err == nil && proxy != nil {
-		u, scheme = proxy, proxy.Scheme
-	}
-	if u.Port() != "" {
-		return u.Host
-	}
-	return net.JoinHostPort(u.Hostname(), map[string]string{"http": "80", "https": "443", "socks5": "1080"}[scheme])
 }
 
 // counted is a connection whose bytes are counted and whose writes are bounded.

@@ -13,6 +13,9 @@ func HeartbeatsOf(c client.OpAMPClient) (set, known bool) {
 	return h.set != nil, h.milliseconds != nil
 }
 
+// Finds reports what was found in a client.
+func Finds(c client.OpAMPClient) (dialer, state bool) { return dialerOf(c) != nil, stateOf(c) != nil }
+
 // Times are the durations that tests shorten.
 type Times struct {
 	Request, Ping, Silence, First, Longest, Stable, Busy, MostBusy time.Duration

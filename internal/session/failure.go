@@ -2,9 +2,12 @@ package session
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"math"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -87,8 +90,12 @@ const (
 	logNoLocation = "%d redirect, but no valid location: %s"
 )
 
-// refused is told what the client logs.
-func (s *Session) refused(format string, values []any) {
+// logged is told what the client logs.
+func (s *Session) logged(format string, values []any) {
+	if format == logIgnored {
+		s.keepInterval()
+		return
+	}
 	if format != logStatus && format != logNoLocation || len(values) == 0 {
 		return
 	}
@@ -102,8 +109,69 @@ func (s *Session) refused(format string, values []any) {
 	s.lost(statusError(code))
 }
 
-func statusError(code int) error {
-	return fmt.Errorf("the OpAMP server answers with HTTP status %d %s", code, http.StatusText(code))
+// statusError is the HTTP status of a server that refuses.
+type statusError int
+
+func (s statusError) Error() string {
+	return fmt.Sprintf("the OpAMP server answers with HTTP status %d %s", int(s), http.StatusText(int(s)))
+}
+
+// Certain tells whether an error of [Callbacks.ConnectFailed] will come again with
+// every attempt, as far as anybody can tell: the server or a proxy refuses the
+// agent by its HTTP status (401, 403, 404, 407), a certificate of theirs does not
+// pass, or they do not take that of the agent. All else may pass, a time-out for
+// example. A server that refuses a certificate may also just hang up, which is not
+// certain.
+func Certain(err error) bool {
+	if status, ok := errors.AsType[statusError](err); ok {
+		return refuses(int(status))
+	}
+	if status, ok := errors.AsType[proxyError](err); ok {
+		return refuses(int(status))
+	}
+	return distrusts(err) || distrusted(err)
+}
+
+func refuses(code int) bool {
+	switch code {
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusProxyAuthRequired:
+		return true
+	default:
+		return false
+	}
+}
+
+// distrusts tells whether the peer's certificate did not pass.
+func distrusts(err error) bool {
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return true
+	}
+	// What a verification of the agent's own returns is not wrapped.
+	_, authority := errors.AsType[x509.UnknownAuthorityError](err)
+	_, host := errors.AsType[x509.HostnameError](err)
+	_, invalid := errors.AsType[x509.CertificateInvalidError](err)
+	return authority || host || invalid
+}
+
+// distrusted tells whether the peer says that the agent's certificate did not pass
+// (RFC 8446, section 6.2).
+func distrusted(err error) bool {
+	for {
+		op, ok := errors.AsType[*net.OpError](err)
+		if !ok {
+			return false
+		}
+		if op.Op == "remote error" && op.Err != nil {
+			// crypto/tls has no exported type for it; a test pins the texts.
+			switch strings.TrimPrefix(op.Err.Error(), "tls: ") {
+			case "bad certificate", "unsupported certificate", "revoked certificate", "expired certificate",
+				"unknown certificate", "unknown certificate authority", "access denied", "certificate required",
+				"handshake failure": // up to TLS 1.2 also if the agent has no certificate; else nothing in common, for good
+				return true
+			}
+		}
+		err = op.Err
+	}
 }
 
 // throttles tells whether a server with this HTTP status is busy.
@@ -190,7 +258,10 @@ type clientLogger struct {
 	seen func(format string, values []any)
 }
 
-func (l clientLogger) Debugf(_ context.Context, format string, v ...any) { l.log.Debugf(format, v...) }
+func (l clientLogger) Debugf(_ context.Context, format string, v ...any) {
+	l.log.Debugf(format, v...)
+	l.seen(format, v)
+}
 
 func (l clientLogger) Errorf(_ context.Context, format string, v ...any) {
 	l.log.Errorf(format, v...)

@@ -10,10 +10,10 @@ import (
 )
 
 // heartbeats is a WebSocket client's own interval between heartbeats. opamp-go
-// takes an offered interval of 0 for "never", although an offer that has nothing
-// to say about heartbeats has that value too, and it neither shows the value nor
-// lets anybody set it. So this reaches into the client; a test pins what it finds
-// there.
+// takes what is offered at once, and 0 for "never", although an offer that has
+// nothing to say about heartbeats has that value too; and it neither shows the
+// value nor lets anybody set it. So this reaches into the client; a test pins what
+// it finds there.
 type heartbeats struct {
 	milliseconds *atomic.Int64
 	set          func(time.Duration) error
@@ -63,21 +63,25 @@ func (h heartbeats) interval() time.Duration {
 	return time.Duration(h.milliseconds.Load()) * time.Millisecond
 }
 
-// keepAfter is the time after a message from the server in which the client is
-// done with it.
-const keepAfter = 100 * time.Millisecond
+// settleAfter is the time after a message from the server in which the client is
+// done with it: it works on it for microseconds, and tells nobody when it is done.
+const settleAfter = 100 * time.Millisecond
 
-// keepHeartbeat makes heartbeats go on that a message of the server's has ended.
-func (s *Session) keepHeartbeat() {
-	if s.heartbeats.set == nil || !s.looking.CompareAndSwap(false, true) {
-		return
+// logIgnored is what the client logs right after it took over an interval from an
+// offer for which there is no callback. A test pins it; with another text the
+// agent's own interval comes back after [settleAfter].
+const logIgnored = "Ignoring Opamp, agent does not have AcceptsOpAMPConnectionSettings capability"
+
+// intervalOf returns a function that gives the client the agent's interval back:
+// it takes over what is offered before anybody has accepted the offer.
+func intervalOf(c client.OpAMPClient, interval time.Duration) func() {
+	if polling, ok := c.(interface{ SetPollingInterval(time.Duration) }); ok {
+		return func() { polling.SetPollingInterval(interval) }
 	}
-	time.AfterFunc(keepAfter, func() {
-		s.looking.Store(false)
-		if now := s.heartbeats.interval(); now != 0 {
-			s.lastHeartbeat.Store(int64(now))
-			return
+	h := heartbeatsOf(c)
+	return func() {
+		if h.set != nil && h.interval() != interval {
+			_ = h.set(interval) // it only refuses what is negative
 		}
-		_ = s.heartbeats.set(time.Duration(s.lastHeartbeat.Load())) // it only refuses what is negative
-	})
+	}
 }

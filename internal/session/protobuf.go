@@ -29,6 +29,12 @@ func (c Capabilities) protobuf() protobufs.AgentCapabilities {
 		{c.RemoteConfig, protobufs.AgentCapabilities_AgentCapabilities_AcceptsRemoteConfig},
 		{c.RemoteConfig, protobufs.AgentCapabilities_AgentCapabilities_ReportsRemoteConfig},
 		{c.Restart, protobufs.AgentCapabilities_AgentCapabilities_AcceptsRestartCommand},
+		{c.OpAMPSettings, protobufs.AgentCapabilities_AgentCapabilities_AcceptsOpAMPConnectionSettings},
+		{c.OtherSettings, protobufs.AgentCapabilities_AgentCapabilities_AcceptsOtherConnectionSettings},
+		{c.OwnMetrics, protobufs.AgentCapabilities_AgentCapabilities_ReportsOwnMetrics},
+		{c.OwnTraces, protobufs.AgentCapabilities_AgentCapabilities_ReportsOwnTraces},
+		{c.OwnLogs, protobufs.AgentCapabilities_AgentCapabilities_ReportsOwnLogs},
+		{c.connectionSettings(), protobufs.AgentCapabilities_AgentCapabilities_ReportsConnectionSettingsStatus},
 	} {
 		if bit.on {
 			capabilities |= bit.bit

@@ -55,7 +55,7 @@ func (s *opampServer) reply(m *protobufs.ServerToAgent) {
 // TestCapabilitiesAreThoseInForce: each is announced, and its report sent, if and
 // only if it is on.
 //
-// Conformance: 47, 79, 0x0001, 0x0002, 0x0004, 0x0800, 0x1000, 0x2000, 0x4000
+// Conformance: 47, 79, 0x0001, 0x0002, 0x0004, 0x0020, 0x0040, 0x0080, 0x0100, 0x0200, 0x0800, 0x1000, 0x2000, 0x4000, 0x8000
 func TestCapabilitiesAreThoseInForce(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
@@ -68,12 +68,18 @@ func TestCapabilitiesAreThoseInForce(t *testing.T) {
 		"available components": {session.Capabilities{AvailableComponents: true}, 0x0001 | 0x4000},
 		"heartbeat":            {session.Capabilities{Heartbeat: true}, 0x0001 | 0x2000},
 		"remote config":        {session.Capabilities{RemoteConfig: true}, 0x0001 | 0x0002 | 0x1000},
+		"own traces":           {session.Capabilities{OwnTraces: true}, 0x0001 | 0x0020 | 0x8000},
+		"own metrics":          {session.Capabilities{OwnMetrics: true}, 0x0001 | 0x0040 | 0x8000},
+		"own logs":             {session.Capabilities{OwnLogs: true}, 0x0001 | 0x0080 | 0x8000},
+		"OpAMP connection":     {session.Capabilities{OpAMPSettings: true}, 0x0001 | 0x0100 | 0x8000},
+		"other connections":    {session.Capabilities{OtherSettings: true}, 0x0001 | 0x0200 | 0x8000},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := startServer(t, nil)
 			set, _ := settings(t, session.WebSocket, server.url(session.WebSocket))
 			set.Capabilities = tt.on
+			set.Initial.Settings = session.SettingsStatus{Hash: []byte("s"), State: session.Applied}
 			if !tt.on.EffectiveConfig {
 				set.Initial.EffectiveConfig = nil
 			}
@@ -87,6 +93,7 @@ func TestCapabilitiesAreThoseInForce(t *testing.T) {
 			assert.Equal(t, tt.on.Health, first.GetHealth() != nil)
 			assert.Equal(t, tt.on.AvailableComponents, first.GetAvailableComponents() != nil)
 			assert.Equal(t, tt.on.RemoteConfig, len(first.GetRemoteConfigStatus().GetLastRemoteConfigHash()) > 0)
+			assert.Equal(t, tt.bits&0x8000 != 0, len(first.GetConnectionSettingsStatus().GetLastConnectionSettingsHash()) > 0)
 		})
 	}
 }
@@ -206,28 +213,6 @@ func TestReconnectGoesOnWithTheSequence(t *testing.T) {
 		assert.Equal(t, first.GetCapabilities(), m.GetCapabilities())
 	}
 	assert.Nil(t, third.GetAgentDescription(), "the server that wants it asks")
-}
-
-// TestOfferedHeartbeatInterval is used; a heartbeat says who it is from and no
-// more. The default is 30 s, longer than this test waits.
-//
-// Conformance: 58, 60, 62
-func TestOfferedHeartbeatInterval(t *testing.T) {
-	t.Parallel()
-	server := startServer(t, nil)
-	server.answer.ConnectionSettings = &protobufs.ConnectionSettingsOffers{
-		Hash:  []byte("h"),
-		Opamp: &protobufs.OpAMPConnectionSettings{HeartbeatIntervalSeconds: 1},
-	}
-	set, _ := settings(t, session.WebSocket, server.url(session.WebSocket))
-	start(t, set)
-	server.next(t)
-	for range 2 {
-		m := server.next(t)
-		assert.Equal(t, set.InstanceUID[:], m.GetInstanceUid())
-		assert.Nil(t, m.GetAgentDescription())
-		assert.Nil(t, m.GetEffectiveConfig())
-	}
 }
 
 // turnAway answers the first request, or attempt to connect, itself.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
 	"sync"
@@ -39,7 +38,6 @@ type Session struct {
 	client    client.OpAMPClient
 	transport *http.Transport // nil for WebSocket
 	counters  *Counters
-	uncount   func()
 	effective atomic.Pointer[protobufs.EffectiveConfig]
 	times     times
 	pace      *Pace
@@ -47,14 +45,14 @@ type Session struct {
 
 	conn     atomic.Pointer[websocket.Conn] // the latest; nil for HTTP
 	attempt  attempt
-	pinging  sync.WaitGroup
+	work     sync.WaitGroup
 	stopping chan struct{}
 	mu       sync.Mutex // guards everything in this block below
 	stopped  bool
 
-	heartbeats    heartbeats
-	lastHeartbeat atomic.Int64 // nanoseconds
-	looking       atomic.Bool  // at the heartbeats, in a moment
+	keepInterval func() // safe for concurrent use
+	heard        *heard
+	status       atomic.Pointer[protobufs.ConnectionSettingsStatus] // as told last; nil for none
 }
 
 // Start starts a session and returns before it is connected; the client tries
@@ -67,15 +65,14 @@ func Start(ctx context.Context, set Settings) (*Session, error) {
 		set.Pace = &Pace{}
 	}
 	s := &Session{
-		counters: set.Counters, uncount: func() {},
-		times: defaultTimes, pace: set.Pace, callback: set.Callback,
-		stopping: make(chan struct{}),
+		counters: set.Counters, times: defaultTimes, pace: set.Pace, callback: set.Callback,
+		stopping: make(chan struct{}), heard: newHeard(set.Capabilities),
 	}
 	if set.times != nil {
 		s.times = *set.times
 	}
 	s.pace.use(set.Endpoint, s.times)
-	log := clientLogger{set.Log, s.refused}
+	log := clientLogger{set.Log, s.logged}
 	if set.Transport == HTTP {
 		c := client.NewHTTP(log)
 		c.SetPollingInterval(set.PollingInterval)
@@ -87,34 +84,34 @@ func Start(ctx context.Context, set Settings) (*Session, error) {
 		return nil, fmt.Errorf("preparing the first OpAMP message: %w", err)
 	}
 	start := types.StartSettings{
-		OpAMPServerURL:     set.Endpoint,
-		Header:             set.Header,
-		TLSConfig:          set.TLS,
-		InstanceUid:        types.InstanceUid(set.InstanceUID),
-		RemoteConfigStatus: set.Initial.RemoteConfig.protobuf(),
-		MaxMessageSize:     maxMessage,
+		OpAMPServerURL:               set.Endpoint,
+		Header:                       set.Header,
+		TLSConfig:                    set.TLS,
+		InstanceUid:                  types.InstanceUid(set.InstanceUID),
+		RemoteConfigStatus:           set.Initial.RemoteConfig.protobuf(),
+		LastConnectionSettingsStatus: s.status.Load(),
+		MaxMessageSize:               maxMessage,
 		// Compression over WebSocket would void the size limit: opamp-go 0.24
 		// counts compressed bytes.
 		EnableCompression: false,
 		Callbacks:         s.callbacks(set),
 	}
-	interval := heartbeat
+	interval := set.HeartbeatInterval
+	if interval == 0 {
+		interval = heartbeat
+	}
 	if set.Transport == HTTP {
 		interval = set.PollingInterval
 		s.transport = &http.Transport{
-			DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-				conn, err := dialer().DialContext(ctx, network, addr)
-				if err != nil {
-					return nil, err
-				}
-				return counted{conn, set.Counters}, nil
-			},
-			Proxy:               http.ProxyFromEnvironment,
+			DialContext:         s.dial,
 			TLSClientConfig:     set.TLS,
 			TLSHandshakeTimeout: s.times.request,
 			ForceAttemptHTTP2:   true,
 			// HTTP/2 would go on using a dead connection, request after request.
 			HTTP2: &http.HTTP2Config{SendPingTimeout: s.times.request / 2, PingTimeout: s.times.request / 2},
+		}
+		if err := s.useProxy(s.transport, set); err != nil {
+			return nil, fmt.Errorf("preparing the connection to the OpAMP server: %w", err)
 		}
 		start.TLSConfig = nil // opamp-go would replace the transport
 		start.Client = &http.Client{
@@ -130,17 +127,22 @@ func Start(ctx context.Context, set Settings) (*Session, error) {
 		}
 	}
 	start.HeartbeatInterval = &interval
-	s.heartbeats = heartbeatsOf(s.client)
-	s.lastHeartbeat.Store(int64(interval))
+	s.keepInterval = func() {}
+	if set.Capabilities.Heartbeat { // else the client does not touch it
+		s.keepInterval = intervalOf(s.client, interval)
+	}
 	if set.Transport != HTTP {
+		prepare, err := s.dialerFor(set)
+		if err != nil {
+			return nil, fmt.Errorf("preparing the connection to the OpAMP server: %w", err)
+		}
 		start.BackoffPolicy = func() types.BackoffPolicy { return noPauses{} }
-		start.HeaderFunc = s.headerFunc(set)
-		s.uncount = countDials(set.Endpoint, set.Counters)
+		start.HeaderFunc = s.headerFunc(set, prepare)
 	}
 	if err := s.client.Start(ctx, start); err != nil {
-		s.uncount()
 		return nil, fmt.Errorf("starting the OpAMP client for %q: %w", set.Endpoint, err)
 	}
+	s.work.Go(s.settle)
 	return s, nil
 }
 
@@ -167,6 +169,14 @@ func (s *Session) setInitial(set Settings) error {
 		s.client.SetFlags(protobufs.AgentToServerFlags_AgentToServerFlags_RequestInstanceUid)
 	}
 	capabilities := set.Capabilities.protobuf()
+	if set.Capabilities.connectionSettings() {
+		s.status.Store(set.Initial.Settings.protobuf())
+	}
+	if len(set.CertificateRequest) > 0 {
+		if err := s.client.RequestConnectionSettings(certificateRequest(set.CertificateRequest)); err != nil {
+			return err
+		}
+	}
 	return s.client.SetCapabilities(&capabilities)
 }
 
@@ -193,6 +203,7 @@ func (s *Session) callbacks(set Settings) types.Callbacks {
 			}
 		},
 		OnError: func(_ context.Context, err *protobufs.ServerErrorResponse) {
+			s.heardError()
 			set.Callback.ServerError(err.GetType().String(), err.GetErrorMessage())
 			if err.GetType() == protobufs.ServerErrorResponseType_ServerErrorResponseType_Unavailable {
 				s.unavailable(err.GetRetryInfo().GetRetryAfterNanoseconds())
@@ -200,9 +211,7 @@ func (s *Session) callbacks(set Settings) types.Callbacks {
 		},
 		OnMessage: func(_ context.Context, m *types.MessageData) {
 			set.Counters.MessagesReceived.Add(1)
-			if set.Capabilities.Heartbeat {
-				s.keepHeartbeat()
-			}
+			s.heardMessage(m)
 			if id := m.AgentIdentification; id != nil {
 				set.Callback.Identified([16]byte(id.GetNewInstanceUid())) // the client has checked its length
 			}
@@ -217,7 +226,13 @@ func (s *Session) callbacks(set Settings) types.Callbacks {
 			if c.GetType() == protobufs.CommandType_CommandType_Restart {
 				set.Callback.Restart()
 			}
+			s.heardCommand()
 			return nil
+		},
+		OnOpampConnectionSettings: func(_ context.Context, c *protobufs.OpAMPConnectionSettings) error {
+			s.keepInterval()
+			s.heardOpAMP(c)
+			return nil // the status is the agent's
 		},
 		GetEffectiveConfig: func(context.Context) (*protobufs.EffectiveConfig, error) { return s.effective.Load(), nil },
 		CheckRedirect: func(next *http.Request, via []*http.Request, _ []*http.Response) error {
@@ -240,12 +255,11 @@ func (s *Session) Stop(ctx context.Context) error {
 	}
 	s.mu.Unlock()
 	err := s.client.Stop(ctx)
-	s.pinging.Wait() // no longer than controlTimeout
+	s.work.Wait() // no longer than controlTimeout
 	s.pace.left()
 	if err == nil && s.attempt.busy { // the goroutine of the attempt has ended
 		s.pace.leaveAlone(0)
 	}
-	s.uncount()
 	s.counters.Connected.Store(0)
 	if s.transport != nil {
 		s.transport.CloseIdleConnections()
@@ -332,9 +346,10 @@ func secure(u *url.URL) bool { return u.Scheme == "https" || u.Scheme == "wss" }
 const refuse = "Sec-Websocket-Key"
 
 // headerFunc returns what the client calls before each attempt over WebSocket: it
-// waits until there may be one.
-func (s *Session) headerFunc(set Settings) func(http.Header) http.Header {
+// waits until there may be one. It calls prepare first.
+func (s *Session) headerFunc(set Settings, prepare func()) func(http.Header) http.Header {
 	return func(header http.Header) http.Header {
+		prepare()
 		if !s.next() {
 			header.Set(refuse, "stopped")
 			return header

@@ -21,6 +21,7 @@ import (
 	"go.uber.org/goleak"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/otelcol-opamp/otelcol-opamp/internal/connsettings"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/health"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/remoteconfig"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/session"
@@ -42,7 +43,8 @@ type opampServer struct {
 	conns  map[types.Connection]bool
 }
 
-func startServer(t *testing.T, wrap func(http.Handler) http.Handler) *opampServer {
+// startServer starts a server; with an option it speaks TLS.
+func startServer(t *testing.T, wrap func(http.Handler) http.Handler, options ...func(*httptest.Server)) *opampServer {
 	t.Helper()
 	s := &opampServer{received: make(chan *protobufs.AgentToServer, 100), answer: &protobufs.ServerToAgent{}, conns: map[types.Connection]bool{}}
 	srv := server.New(nil)
@@ -75,7 +77,14 @@ func startServer(t *testing.T, wrap func(http.Handler) http.Handler) *opampServe
 	}
 	web := httptest.NewUnstartedServer(h)
 	web.Config.ConnContext = connContext
-	web.Start()
+	for _, o := range options {
+		o(web)
+	}
+	if len(options) > 0 {
+		web.StartTLS()
+	} else {
+		web.Start()
+	}
 	t.Cleanup(func() {
 		s.mu.Lock()
 		for c := range s.conns {
@@ -107,11 +116,12 @@ type events struct {
 
 	restarts chan struct{}
 	uids     chan [16]byte
+	settings chan connsettings.Offer
 }
 
 func settings(t *testing.T, transport session.Transport, endpoint string) (session.Settings, *events) {
 	t.Helper()
-	e := &events{offers: make(chan remoteconfig.Offer, 10), failed: make(chan error, 1000), restarts: make(chan struct{}, 10), uids: make(chan [16]byte, 10)}
+	e := &events{offers: make(chan remoteconfig.Offer, 10), failed: make(chan error, 1000), restarts: make(chan struct{}, 10), uids: make(chan [16]byte, 10), settings: make(chan connsettings.Offer, 1000)}
 	set := session.Settings{
 		Transport:       transport,
 		Endpoint:        endpoint,
@@ -132,6 +142,8 @@ func settings(t *testing.T, transport session.Transport, endpoint string) (sessi
 			Offered:       func(o remoteconfig.Offer) { e.offers <- o },
 			Restart:       func() { e.restarts <- struct{}{} },
 			Identified:    func(uid [16]byte) { e.uids <- uid },
+			Answered:      func() {},
+			Settings:      func(o connsettings.Offer) { e.settings <- o },
 		},
 		Log: nopLogger{},
 	}
@@ -383,34 +395,57 @@ func TestInstanceUIDOfTheServer(t *testing.T) {
 	}
 }
 
-// An offer of connection settings that says nothing about heartbeats, or 0, does
-// not end them.
+// What a server offers does not change the interval before the agent has accepted
+// it, and 0 does not end heartbeats.
 //
-// Conformance: 61
-func TestHeartbeatsGoOn(t *testing.T) {
+// Conformance: 58, 61, 62
+func TestIntervalIsTheAgents(t *testing.T) {
 	t.Parallel()
-	s := startServer(t, nil)
-	set, _ := settings(t, session.WebSocket, s.url(session.WebSocket))
-	s.reply(&protobufs.ServerToAgent{ConnectionSettings: &protobufs.ConnectionSettingsOffers{Opamp: &protobufs.OpAMPConnectionSettings{HeartbeatIntervalSeconds: 1}}})
-	start(t, set)
-	heartbeat := func(m *protobufs.AgentToServer) bool {
-		return m.GetSequenceNum() > 0 && m.GetAgentDescription() == nil && m.GetHealth() == nil && m.GetEffectiveConfig() == nil
-	}
-	s.until(t, heartbeat) // after one second: it is obeyed
-	s.reply(&protobufs.ServerToAgent{ConnectionSettings: &protobufs.ConnectionSettingsOffers{Opamp: &protobufs.OpAMPConnectionSettings{}}})
-	for range 3 {
-		s.until(t, heartbeat)
-	}
+	transports(t, func(t *testing.T, transport session.Transport) {
+		for name, capability := range map[string]bool{"with the capability": true, "without": false} {
+			for _, offered := range []uint64{0, 3600} {
+				t.Run(name+" "+strconv.FormatUint(offered, 10), func(t *testing.T) {
+					t.Parallel()
+					s := startServer(t, nil)
+					set, _ := settings(t, transport, s.url(transport))
+					s.reply(&protobufs.ServerToAgent{ConnectionSettings: &protobufs.ConnectionSettingsOffers{
+						Hash:  []byte("h"),
+						Opamp: &protobufs.OpAMPConnectionSettings{HeartbeatIntervalSeconds: offered},
+					}})
+					set.Capabilities.OpAMPSettings = capability
+					// A tenth of a second ends a wait of an hour only if somebody notices.
+					set.HeartbeatInterval = 250 * time.Millisecond
+					set.PollingInterval = 250 * time.Millisecond
+					start(t, set)
+					s.next(t)
+					for range 4 {
+						m := s.until(t, func(m *protobufs.AgentToServer) bool {
+							return m.GetConnectionSettingsStatus() == nil // the client reports Applying
+						})
+						assert.Equal(t, set.InstanceUID[:], m.GetInstanceUid())
+						assert.Nil(t, m.GetAgentDescription())
+						assert.Nil(t, m.GetEffectiveConfig())
+						assert.Nil(t, m.GetHealth())
+					}
+				})
+			}
+		}
+	})
 }
 
 // What this package finds in the client is there in the version in use.
-func TestHeartbeatsOfTheClient(t *testing.T) {
+func TestInsideOfTheClient(t *testing.T) {
 	t.Parallel()
 	set, known := session.HeartbeatsOf(client.NewWebSocket(nil))
 	assert.True(t, set)
 	assert.True(t, known)
 	set, known = session.HeartbeatsOf(client.NewHTTP(nil))
 	assert.False(t, set && known, "over HTTP nobody can end them")
+	dialer, state := session.Finds(client.NewWebSocket(nil))
+	assert.True(t, dialer)
+	assert.True(t, state)
+	_, state = session.Finds(client.NewHTTP(nil))
+	assert.True(t, state)
 }
 
 // Reports that are too large, or no UTF-8, are trimmed and marked, never lost.

@@ -109,10 +109,10 @@ func TestUnavailableServerIsLeftAlone(t *testing.T) {
 		a := &turnAway{answer: func(http.ResponseWriter, *http.Request) bool { return false }}
 		server := startServer(t, a.wrap)
 		server.reply(&protobufs.ServerToAgent{
-			ConnectionSettings: &protobufs.ConnectionSettingsOffers{Opamp: &protobufs.OpAMPConnectionSettings{HeartbeatIntervalSeconds: 1}},
-			ErrorResponse:      unavailable(wish),
+			ErrorResponse: unavailable(wish),
 		})
 		set, events := settings(t, transport, server.url(transport))
+		set.HeartbeatInterval = time.Second
 		s := start(t, set)
 		server.next(t)
 		events.failure(t, "the OpAMP server is unavailable; the agent comes back in ")
@@ -133,7 +133,7 @@ func TestRefusalsAreTold(t *testing.T) {
 	t.Parallel()
 	for _, status := range []int{
 		http.StatusNoContent, http.StatusMultipleChoices, http.StatusUnauthorized, http.StatusForbidden,
-		http.StatusNotFound, http.StatusInternalServerError, http.StatusBadGateway,
+		http.StatusNotFound, http.StatusProxyAuthRequired, http.StatusInternalServerError, http.StatusBadGateway,
 	} {
 		t.Run(strconv.Itoa(status), func(t *testing.T) {
 			t.Parallel()
@@ -152,6 +152,7 @@ func TestRefusalsAreTold(t *testing.T) {
 					select {
 					case err := <-events.failed:
 						require.EqualError(t, err, "the OpAMP server answers with HTTP status "+strconv.Itoa(status)+" "+http.StatusText(status))
+						assert.Equal(t, status == 401 || status == 403 || status == 404 || status == 407, session.Certain(err))
 					case <-time.After(waitTime):
 						t.Fatal("the refusal is not told")
 					}
@@ -540,6 +541,7 @@ func TestWhatWasNotAnnouncedIsIgnored(t *testing.T) {
 		}
 		assert.Empty(t, events.offers)
 		assert.Empty(t, events.restarts)
+		assert.Empty(t, events.settings)
 		assert.Zero(t, elsewhere.Load())
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/otelcol-opamp/otelcol-opamp/internal/connsettings"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/health"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/remoteconfig"
 )
@@ -31,6 +32,14 @@ type Settings struct {
 	Authorize func(Request) (http.Header, error)
 	// TLS is used for wss and https; it must be nil otherwise.
 	TLS *tls.Config
+	// Proxy is the one to connect through; nil for that of the environment, if
+	// there is one. Its headers are sent with CONNECT: over WebSocket, and over
+	// HTTP to an https endpoint.
+	Proxy *connsettings.Proxy
+	// HeartbeatInterval is the time between two messages when there is nothing to
+	// say; 0 for 30 s. Over HTTP it is PollingInterval. It holds whatever the
+	// server offers.
+	HeartbeatInterval time.Duration
 	// PollingInterval is the time between two requests over HTTP when there is
 	// nothing to say.
 	PollingInterval time.Duration
@@ -39,6 +48,9 @@ type Settings struct {
 	// RequestInstanceUID asks the server for another one, which comes back through
 	// the callback Identified.
 	RequestInstanceUID bool
+	// CertificateRequest is a CSR in PEM that is sent with the first message, as by
+	// [Session.RequestCertificate]; nil for none.
+	CertificateRequest []byte
 	// Capabilities are announced to the server.
 	Capabilities Capabilities
 	// Initial is what the first message reports.
@@ -66,6 +78,13 @@ type Request struct {
 // Capabilities say what the agent offers to the server.
 type Capabilities struct {
 	EffectiveConfig, Health, AvailableComponents, Heartbeat, RemoteConfig, Restart bool
+	// With any of these the status of connection settings is reported, too.
+	OpAMPSettings, OtherSettings, OwnMetrics, OwnTraces, OwnLogs bool
+}
+
+// connectionSettings tells whether the agent takes any connection settings.
+func (c Capabilities) connectionSettings() bool {
+	return c.OpAMPSettings || c.OtherSettings || c.OwnMetrics || c.OwnTraces || c.OwnLogs
 }
 
 // State is all that an agent reports.
@@ -75,6 +94,8 @@ type State struct {
 	EffectiveConfig []byte // YAML; nil while unknown
 	Components      Components
 	RemoteConfig    RemoteConfigStatus
+	// Settings is sent only if connection settings are among the capabilities.
+	Settings SettingsStatus
 	// CustomCapabilities are sorted.
 	CustomCapabilities []string
 }
@@ -98,7 +119,16 @@ type RemoteConfigStatus struct {
 	Message string
 }
 
-// RemoteConfigState is the protocol's RemoteConfigStatuses.
+// SettingsStatus is the state of the offer of connection settings with the given
+// hash; the zero value means that none was received.
+type SettingsStatus struct {
+	Hash    []byte
+	State   RemoteConfigState
+	Message string
+}
+
+// RemoteConfigState is the protocol's RemoteConfigStatuses, and its
+// ConnectionSettingsStatuses.
 type RemoteConfigState string
 
 // The states.
@@ -115,10 +145,20 @@ type Callbacks struct {
 	// Connected: the transport connected. Over HTTP: a request was answered.
 	Connected func()
 	// ConnectFailed: an attempt or a request failed, or the server wants to be
-	// left alone; the agent comes back. It is called once per attempt.
+	// left alone; the agent comes back. It is called once per attempt. See
+	// [Certain].
 	ConnectFailed func(error)
-	// ServerError: the server answered with an error.
+	// ServerError: the server answered with an error, or with an offer that cannot
+	// be used.
 	ServerError func(kind, message string)
+	// Answered: the server answered, and not with an error. It is called for each
+	// such message, a moment after it.
+	Answered func()
+	// Settings: the server offered connection settings. It has the parts that are
+	// among the capabilities, perhaps none; the offer needs a status in any case,
+	// since the client has reported Applying by itself. It comes again with each
+	// session in which the server sends it. Nothing is told once Stop was called.
+	Settings func(connsettings.Offer)
 	// Offered: the server sent a remote configuration.
 	Offered func(remoteconfig.Offer)
 	// Restart: the server wants the Collector to be restarted.

@@ -299,7 +299,7 @@ func badConnections(ca, wrong *testca.CA) map[string]badConnection {
 			o.Opamp.Tls = &protobufs.TLSConnectionSettings{InsecureSkipVerify: true}
 			return o
 		}},
-		"other host": {unseen: true, reason: `localhost`, offer: func(t *testing.T, w *world) *protobufs.ConnectionSettingsOffers {
+		"other host": {unseen: true, reason: `connections::hosts`, offer: func(t *testing.T, w *world) *protobufs.ConnectionSettingsOffers {
 			t.Helper()
 			o := serving(t, w, serverPair(t, ca), nil)
 			o.Opamp.DestinationEndpoint = strings.Replace(o.Opamp.DestinationEndpoint, "127.0.0.1", "localhost", 1)

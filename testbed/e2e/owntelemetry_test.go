@@ -66,13 +66,11 @@ func TestOwnTelemetry(t *testing.T) {
 	require.NoError(t, err)
 	for name, o := range map[string]struct {
 		settings sink.Settings
-		policy   string
 		more     string
 	}{
 		"http": {more: ", headers: {X-Own: own-4711}"},
 		"https with a certificate": {
 			settings: sink.Settings{TLS: testca.ServerConfig(serverPair(t, ca), ca)},
-			policy:   "{policy: {connections: {may_weaken_tls: true}}}", // for the CA
 			more: fmt.Sprintf(", headers: {X-Own: own-4711}, tls: {ca: %q}, certificate: {cert: %q, key: %q}",
 				ca.PEM(), client.Cert, client.Key),
 		},
@@ -85,7 +83,7 @@ func TestOwnTelemetry(t *testing.T) {
 			own.Require("X-Own", "own-4711")
 			w := newWorld(t, options{})
 			w.secrets = []string{"own-4711"}
-			args := w.args(append(w.connections(o.policy), w.layer("metrics.yaml", scrapable(freeAddr(t))))...)
+			args := w.args(append(w.connections(""), w.layer("metrics.yaml", scrapable(freeAddr(t))))...)
 			c := w.start(args)
 			agent := w.managed()
 			for _, capability := range []protobufs.AgentCapabilities{
@@ -162,7 +160,7 @@ func TestBadOwnTelemetry(t *testing.T) {
 		assert.Contains(t, status.Message, part)
 	}
 	status := w.settles(connectionOffer(t, `own_metrics: {endpoint: "http://metrics.example.com/v1/metrics"}`), connectionsFailed)
-	assert.Contains(t, status.Message, "metrics.example.com", "a host that is not allowed")
+	assert.Contains(t, status.Message, "connections::hosts", "a host that is not allowed")
 	assert.Equal(t, reloads, c.count(logReload), "nothing that runs was touched")
 	require.NoError(t, own.WaitMetricAfter(patiently(t), ownMetrics[0], time.Now()))
 

@@ -1,0 +1,66 @@
+package connsettings
+
+import (
+	"errors"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// connectionName matches the names that connections may have: they are part of paths
+// of values and of files. 64 characters are more than IDs of components have.
+var connectionName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+
+// Validate returns everything that is wrong with an offer, as one error that names
+// the parts; it shows no secret.
+func (o Offer) Validate() error {
+	var texts []string
+	if len(o.Hash) == 0 {
+		texts = append(texts, "the offer has no hash: without one its status cannot be told")
+	}
+	add := func(err error) {
+		if err != nil {
+			texts = append(texts, err.Error())
+		}
+	}
+	if o.OpAMP != nil {
+		add(o.OpAMP.Validate(OpAMP))
+	}
+	for _, signal := range slices.Sorted(maps.Keys(o.Own)) {
+		if !signal.known() {
+			texts = append(texts, "there is no own telemetry of an offered kind: there are "+signalNames())
+			continue
+		}
+		add(o.Own[signal].Validate(string(signal)))
+	}
+	for _, name := range slices.Sorted(maps.Keys(o.Others)) {
+		if !validName(name) {
+			texts = append(texts, othersPrefix+`: a name must have 1 to 64 characters, which are letters, digits, ".", "_" or "-", and be neither "." nor ".."`)
+			continue
+		}
+		add(o.Others[name].Validate(othersPrefix + "/" + name))
+	}
+	if len(texts) == 0 {
+		return nil
+	}
+	return errors.New(strings.Join(texts, "; "))
+}
+
+// validName reports whether a connection may have the name. "." and ".." are none:
+// files are named after connections.
+func validName(name string) bool {
+	return connectionName.MatchString(name) && name != "." && name != ".."
+}
+
+var signals = []Signal{Metrics, Traces, Logs}
+
+func (s Signal) known() bool { return slices.Contains(signals, s) }
+
+func signalNames() string {
+	names := make([]string, 0, len(signals))
+	for _, s := range signals {
+		names = append(names, string(s))
+	}
+	return strings.Join(names, ", ")
+}
