@@ -6,6 +6,7 @@
 //   - opampserver: a scriptable OpAMP server that records every message
 //   - load: an open-loop OTLP trace generator without retry
 //   - sink: an OTLP endpoint that counts what arrives
+//   - testca: an authority that issues certificates for tests
 //   - otelcol: runs a real Collector binary as a child process
 //   - faultreceiver, faultexporter, faultextension: Collector components that
 //     fail on demand, for test builds made by ocb

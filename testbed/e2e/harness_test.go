@@ -120,6 +120,10 @@ type options struct {
 	noServer bool
 	// rollout is merged over the short times below, as a YAML flow map.
 	rollout string
+	// sink are the settings of the sink.
+	sink sink.Settings
+	// server are further settings of the server, but its address.
+	server opampserver.Settings
 }
 
 // longTrial is a setting for options.rollout with time to do something during the
@@ -150,7 +154,7 @@ type world struct {
 }
 
 func newWorld(t *testing.T, o options) *world {
-	w := &world{t: t, options: o, dir: t.TempDir()}
+	w := &world{t: t, options: o, dir: t.TempDir(), settings: o.server}
 	w.state = filepath.Join(w.dir, "state")
 	w.receiver = freeAddr(t)
 	scheme := "ws"
@@ -158,11 +162,13 @@ func newWorld(t *testing.T, o options) *world {
 		scheme = "http"
 	}
 	if o.tls {
-		scheme += "s"
 		w.settings.TLS, w.caFile = selfSigned(t, w.dir)
 	}
+	if w.settings.TLS != nil {
+		scheme += "s"
+	}
 	var err error
-	w.sink, err = sink.Start(sink.Settings{})
+	w.sink, err = sink.Start(o.sink)
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, w.sink.Stop(cleanupContext(t))) })
 	if o.noServer {

@@ -116,8 +116,11 @@ func TestConnectionSettingsInEveryFirstAnswer(t *testing.T) {
 func TestConnectionSettingsArePushed(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, opampserver.Settings{})
-	a := startAgent(t, transports()[0], s, agentOptions{capabilities: acceptingConnections})
-	_, err := s.WaitFor(patiently(t), a.uid, func(a opampserver.Agent) bool { return a.Connected && a.Identifying != nil })
+	a := startAgent(t, transports()[0], s, agentOptions{
+		capabilities: acceptingConnections,
+		without:      protobufs.AgentCapabilities_AgentCapabilities_ReportsHeartbeat, // nothing asks for an answer
+	})
+	_, err := s.WaitMessage(patiently(t), 0, func(m opampserver.Message) bool { return m.UID == a.uid && m.Sent != nil })
 	require.NoError(t, err)
 	from := s.Mark()
 	hash := s.OfferConnections(a.uid, someConnections("ws://one"))
