@@ -263,7 +263,7 @@ func hiddenError(path string) error {
 	return fmt.Errorf("%s is a reference, or no section: what is behind it would be lost; write it out", path)
 }
 
-var errHidden = errors.New("a layer of --config cannot be read: its own telemetry would be lost; use a file, or yaml:")
+var errHidden = errors.New("a layer of --config cannot be read: its own telemetry would be lost; use a file or a yaml: URI")
 
 // without returns the list as it is without the overlay.
 func (s signal) without(below, above found, hidden bool) ([]any, error) {
