@@ -97,7 +97,7 @@ func TestProcessMetricsCountFiles(t *testing.T) {
 	for range more {
 		f, err := os.Open(os.DevNull)
 		require.NoError(t, err)
-		defer func() { require.NoError(t, f.Close()) }()
+		t.Cleanup(func() { require.NoError(t, f.Close()) })
 	}
 	assert.InDelta(t, before+more, files(), more/2)
 }
