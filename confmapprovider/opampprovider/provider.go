@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 
 	"go.opentelemetry.io/collector/confmap"
@@ -21,7 +22,7 @@ import (
 // be given to the Collector with --config, together with an extension opamp of
 // the same name:
 //
-//	URI       = "opamp:" [ name ] [ "?" parameter { "&" parameter } ]
+//	URI       = "opamp:" [ name ] [ "?" parameter { "&" parameter } | "#" value-path [ ":-" default ] ]
 //	parameter = "state_dir=" absolute-path | "guard=" ( "true" | "false" )
 //
 // "opamp:" belongs to the extension "opamp", "opamp:edge" to "opamp/edge". The
@@ -37,6 +38,14 @@ import (
 // none. The order of --config is the order of merging: a local file after
 // "opamp:" holds whatever a server sends.
 //
+// With a value-path it is one value of a connection that the server has offered, to
+// be written inside a configuration: ${opamp:#other_connections/backend/endpoint}, or
+// ${opamp:edge#…} for a named agent. An opamp: URI of the same name must be among
+// --config. Values are strings, whatever they look like; but
+// tls/insecure_skip_verify, and what other/… holds, may stand for a bool or a number
+// where a component wants one, as those of ${env:…} may. Nothing in a value is
+// expanded again.
+//
 // Commands that do not run the configuration (validate, print-config) are given
 // the same and change nothing.
 func NewFactory() confmap.ProviderFactory { return confmap.NewProviderFactory(newProvider) }
@@ -51,6 +60,12 @@ type provider struct {
 	mu     sync.Mutex
 	leases map[string]*agent.ProviderLease
 	dirs   map[string]string // the state_dir that each lease was taken with
+	// mains has the state_dir of each URI that stands for a configuration, by name.
+	// The host retrieves these before it expands values.
+	mains map[string]string
+	// offered returns a value that the server has offered; ok is false if there is
+	// none. It is [provider.offeredValue] but in tests.
+	offered func(ctx context.Context, at opampuri.URI, purpose process.Purpose) (value string, ok bool, err error)
 }
 
 var _ confmap.Provider = (*provider)(nil)
@@ -62,14 +77,17 @@ func newProvider(set confmap.ProviderSettings) confmap.Provider {
 	} else {
 		agent.NoteCreated()
 	}
-	return &provider{log: log, leases: map[string]*agent.ProviderLease{}, dirs: map[string]string{}}
+	p := &provider{log: log, leases: map[string]*agent.ProviderLease{}, dirs: map[string]string{}, mains: map[string]string{}}
+	p.offered = p.offeredValue
+	return p
 }
 
 // Scheme implements [confmap.Provider].
 func (*provider) Scheme() string { return opampuri.Scheme }
 
 // Retrieve implements [confmap.Provider]. Watcher is called at most once for
-// each call, never with an error, and never after the result was closed.
+// each call, never with an error, and never after the result was closed. It is not
+// called for values: the one of their configuration tells of them, too.
 func (p *provider) Retrieve(ctx context.Context, uri string, watcher confmap.WatcherFunc) (*confmap.Retrieved, error) {
 	at, err := opampuri.Parse(uri)
 	if err != nil {
@@ -79,6 +97,12 @@ func (p *provider) Retrieve(ctx context.Context, uri string, watcher confmap.Wat
 		return nil, err
 	}
 	purpose := process.CallerPurpose()
+	if at.Value != "" {
+		return p.value(ctx, uri, at, purpose)
+	}
+	p.mu.Lock()
+	p.mains[at.Name] = at.StateDir
+	p.mu.Unlock()
 	if purpose != process.PurposeRun {
 		conf, err := agent.Peek(at.Name, at.StateDir, purpose)
 		if err != nil {
@@ -101,6 +125,57 @@ func (p *provider) Retrieve(ctx context.Context, uri string, watcher confmap.Wat
 	}
 	allowNoPipelines(retrieved.NoPipelines)
 	return confmap.NewRetrieved(retrieved.Conf, confmap.WithRetrievedClose(retrieved.Done))
+}
+
+func (p *provider) value(ctx context.Context, uri string, at opampuri.URI, purpose process.Purpose) (*confmap.Retrieved, error) {
+	p.mu.Lock()
+	_, ok := p.mains[at.Name]
+	p.mu.Unlock()
+	main := opampuri.Scheme + ":" + at.Name
+	if !ok {
+		return nil, fmt.Errorf("%q is a value of an agent that has no URI: add --config=%s", uri, main)
+	}
+	value, ok, err := p.offered(ctx, at, purpose)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("reading the value for %q: %w", uri, err)
+	case ok:
+		return retrieved(at.Value, value)
+	case at.Default != nil:
+		return retrieved(at.Value, *at.Default)
+	default:
+		return nil, fmt.Errorf("there is no value %q: the OpAMP server has offered none; give a default if the Collector is to start without: ${%s#%s:-default}", at.Value, main, at.Value)
+	}
+}
+
+func (p *provider) offeredValue(ctx context.Context, at opampuri.URI, purpose process.Purpose) (value string, ok bool, err error) {
+	p.mu.Lock()
+	lease, dir := p.leases[at.Name], p.mains[at.Name]
+	p.mu.Unlock()
+	if lease != nil {
+		return lease.Value(ctx, at.Value)
+	}
+	return agent.PeekValue(at.Name, dir, at.Value, purpose)
+}
+
+// retrieved gives the host a value as it stands. The host expands what it is given
+// once more, and makes one dollar sign of two at the end.
+func retrieved(path, value string) (*confmap.Retrieved, error) {
+	if field := opampuri.Field(path); field == "tls/insecure_skip_verify" || strings.HasPrefix(field, "other/") {
+		ret, err := confmap.NewRetrievedFromYAML([]byte(value))
+		if err != nil {
+			return nil, err
+		}
+		raw, err := ret.AsRaw()
+		if err != nil {
+			return nil, err
+		}
+		switch raw.(type) {
+		case bool, int, int64, float64:
+			return ret, nil // with the string that it was, for a component that wants that
+		}
+	}
+	return confmap.NewRetrieved(strings.ReplaceAll(value, "$", "$$"))
 }
 
 func (p *provider) lease(ctx context.Context, at opampuri.URI) (*agent.ProviderLease, error) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -19,23 +20,38 @@ type URI struct {
 	StateDir string
 	// Guard asks for a parent process that restarts this one.
 	Guard bool
+	// Value is the path of one value of a connection; empty if the URI stands for
+	// the configuration.
+	Value string
+	// Default is what the value is where none was offered; nil if there is no
+	// default. It may be empty.
+	Default *string
 }
 
 // Parse reads a URI:
 //
-//	URI       = "opamp:" [ name ] [ "?" parameter { "&" parameter } ]
-//	parameter = "state_dir=" absolute-path | "guard=" ( "true" | "false" )
+//	URI        = "opamp:" [ name ] [ "?" parameter { "&" parameter } | "#" value-path [ ":-" default ] ]
+//	parameter  = "state_dir=" absolute-path | "guard=" ( "true" | "false" )
+//	value-path = connection "/" field
+//	connection = "own_metrics" | "own_traces" | "own_logs" | "other_connections/" connection-name
+//	field      = "endpoint" | "headers/" key | "proxy/url" | "other/" key |
+//	             "tls/" ( "ca_file" | "cert_file" | "key_file" | "min_version" | "insecure_skip_verify" )
 //
-// Its errors name the URI and what to change.
+// The name of a connection may have slashes. Parse's errors name the URI and what to
+// change.
 func Parse(uri string) (URI, error) {
 	rest, ok := strings.CutPrefix(uri, Scheme+":")
 	if !ok {
 		return URI{}, fmt.Errorf("%q uri is not supported by %q provider", uri, Scheme)
 	}
-	if rest, fragment, ok := strings.Cut(rest, "#"); ok {
-		return URI{}, fmt.Errorf("parsing %q: values of connections such as %q are not supported yet: use %q", uri, "#"+fragment, Scheme+":"+rest)
-	}
+	rest, fragment, isValue := strings.Cut(rest, "#")
 	name, query, hasQuery := strings.Cut(rest, "?")
+	if isValue {
+		if hasQuery {
+			return URI{}, fmt.Errorf("parsing %q: parameters belong to the opamp: URI of --config, not to that of a value: use %q", uri, Scheme+":"+name+"#"+fragment)
+		}
+		return parseValue(uri, name, fragment)
+	}
 	u := URI{Name: name}
 	if !hasQuery {
 		return u, nil
@@ -68,13 +84,94 @@ func Parse(uri string) (URI, error) {
 	return u, nil
 }
 
+func parseValue(uri, name, fragment string) (URI, error) {
+	path, text, hasDefault := strings.Cut(fragment, ":-")
+	if err := checkPath(path); err != nil {
+		return URI{}, fmt.Errorf("parsing %q: %w", uri, err)
+	}
+	u := URI{Name: name, Value: path}
+	if hasDefault {
+		u.Default = &text
+	}
+	return u, nil
+}
+
+// others begins the paths of connections that have a name.
+const others = "other_connections"
+
+// Fields of the part tls.
+var tlsFields = []string{"ca_file", "cert_file", "key_file", "min_version", "insecure_skip_verify"}
+
+func checkPath(path string) error {
+	connection, rest, _ := strings.Cut(path, "/")
+	switch connection {
+	case "own_metrics", "own_traces", "own_logs":
+		return checkField(path, rest)
+	case others:
+		if Field(path) == "" {
+			// The name has slashes, or is followed by what is no field.
+			_, field, ok := strings.Cut(rest, "/")
+			if !ok || rest == "" || rest[0] == '/' {
+				return fmt.Errorf("the value %q needs a name and a field: write %s/<name>/endpoint, for example", path, others)
+			}
+			return checkField(path, field)
+		}
+		return nil
+	default:
+		return fmt.Errorf("the value %q begins with none of own_metrics, own_traces, own_logs and %s", path, others)
+	}
+}
+
+// Field returns the part of a valid path of a value that follows the connection,
+// such as "endpoint"; empty if the path is not valid.
+func Field(path string) string {
+	connection, rest, _ := strings.Cut(path, "/")
+	if connection != others {
+		if checkPath(path) != nil {
+			return ""
+		}
+		return rest
+	}
+	for i, c := range rest {
+		if c == '/' && i > 0 && checkField(path, rest[i+1:]) == nil {
+			return rest[i+1:]
+		}
+	}
+	return ""
+}
+
+func checkField(path, field string) error {
+	part, key, hasKey := strings.Cut(field, "/")
+	switch {
+	case field == "endpoint", field == "proxy/url":
+		return nil
+	case part == "headers" && hasKey:
+		if key == "" || strings.Contains(key, "/") {
+			return fmt.Errorf("the value %q: %q is no name of a header", path, key)
+		}
+		return nil
+	case part == "other" && hasKey && key != "":
+		return nil
+	case part == "tls" && slices.Contains(tlsFields, key):
+		return nil
+	case part == "tls":
+		return fmt.Errorf("the value %q: tls has no field %q: there are %s", path, key, strings.Join(tlsFields, ", "))
+	default:
+		return fmt.Errorf("the value %q: there is no field %q: there are endpoint, headers/<key>, tls/<field>, proxy/url and other/<key>", path, field)
+	}
+}
+
 var errNoStateDir = errors.New("state_dir is empty: give an absolute path, or leave the parameter out")
 
-// Check returns why URIs that are used together contradict each other; nil if they
-// do not.
+// Check returns why URIs of --config contradict each other, or are none of a
+// configuration; nil if they are neither.
 func Check(uris []URI) error {
 	dirs := map[string]string{}
 	for i, u := range uris {
+		if u.Value != "" {
+			uri := Scheme + ":" + u.Name + "#" + u.Value
+			return fmt.Errorf("--config=%s is a value and no configuration: write ${%s} where it belongs in a configuration", uri, uri)
+		}
 		if dir, ok := dirs[u.Name]; ok && dir != u.StateDir {
 			return fmt.Errorf("the agent %q is given two state folders: state_dir is %q in one opamp: URI and %q in another", u.Name, dir, u.StateDir)
 		}
