@@ -118,11 +118,12 @@ type Agent struct {
 	timers    map[uint64]*time.Timer
 	unsaved   *rollout.Record // what must be saved once it is possible
 	saveError string
-	retrying  bool       // the record will be saved again
-	history   []happened // what an operator is shown
-	stale     bool       // the state file is out of date
-	deaf      bool       // requests of an operator are not looked at any more
-	began     time.Time  // when the process did
+	retrying  bool            // the record will be saved again
+	history   []happened      // what an operator is shown
+	unknown   map[string]bool // requests of an operator that were said to be none
+	stale     bool            // the state file is out of date
+	deaf      bool            // requests of an operator are not looked at any more
+	began     time.Time       // when the process did
 
 	checkedAt   time.Time // when the dry run of the latest offer began
 	lastApplied time.Time

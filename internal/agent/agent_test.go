@@ -270,6 +270,7 @@ type host struct {
 	component   func(e *agent.ExtensionLease) (stop func())
 	sameSession func() any
 	dryRun      func(context.Context, preflight.Settings) preflight.Outcome
+	log         *zap.Logger
 }
 
 func newHost(t *testing.T, s *opampServer, dir string) *host {
@@ -279,6 +280,7 @@ func newHost(t *testing.T, s *opampServer, dir string) *host {
 		reload: make(chan struct{}, 1), stop: make(chan struct{}), stopped: make(chan struct{}),
 		started: func(map[string]any, *agent.ExtensionLease) {},
 		dryRun:  func(context.Context, preflight.Settings) preflight.Outcome { return preflight.Outcome{} },
+		log:     zaptest.NewLogger(t, zaptest.Level(zap.WarnLevel)),
 	}
 }
 
@@ -304,7 +306,7 @@ func (h *host) settings() agent.ExtensionSettings {
 		AcceptsRemoteConfig: true,
 		Rollout:             rollout,
 		View:                effectiveconfig.References,
-		Log:                 zaptest.NewLogger(h.t, zaptest.Level(zap.WarnLevel)),
+		Log:                 h.log,
 	}
 }
 
@@ -314,7 +316,7 @@ func (h *host) run() error {
 	defer close(h.stopped)
 	ctx := context.Background()
 	var err error
-	h.provider, err = agent.AcquireProvider(ctx, h.name, h.dir, zaptest.NewLogger(h.t, zaptest.Level(zap.WarnLevel)))
+	h.provider, err = agent.AcquireProvider(ctx, h.name, h.dir, h.log)
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -125,7 +126,35 @@ func (a *Agent) lookAtRequests() {
 			return nil
 		})
 	}
+	a.lookAtUnknownRequests()
 	a.after(requestLook, a.lookAtRequests)
+}
+
+// lookAtUnknownRequests says once of each file among the requests that it is none.
+// Hidden ones are left alone: that is how editors name what is not finished.
+func (a *Agent) lookAtUnknownRequests() {
+	names, err := a.store.dir.List(requestsName)
+	if err != nil {
+		return // a request that cannot be looked at is told
+	}
+	known := []string{requestBack, requestForget}
+	unknown := map[string]bool{}
+	for _, name := range names {
+		name = requestsName + "/" + name
+		if slices.Contains(known, name) || strings.HasPrefix(name, requestsName+"/.") {
+			continue
+		}
+		unknown[name] = true
+		if a.unknown[name] {
+			continue
+		}
+		reason := "there is no such request; those that there are: " + strings.Join(known, ", ")
+		a.note("refused: operator's request "+name, remoteconfig.Ref{}, reason)
+		a.log.Load().Error("An operator's request is not known, and the file stays; remove it",
+			zap.String("request", name), zap.Strings("known", known))
+	}
+	a.unknown = unknown // one that is gone is told again if it comes again
+	a.showState()
 }
 
 // request does one request, if it was made. It is removed first, so that it is

@@ -2,12 +2,15 @@ package agent_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/otelcol-opamp/otelcol-opamp/internal/agent"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/statedir"
@@ -136,4 +139,35 @@ func TestRequestThatCannotBeRemoved(t *testing.T) {
 	s.push(t, "h1", "receivers: {a: {x: 1}}")
 	s.waitStatus(t, "h1", applied)
 	assert.Equal(t, 1, refused())
+}
+
+// A request whose name is wrong is told once, with the names that are right.
+func TestUnknownRequestIsToldOnce(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	h := newHost(t, s, t.TempDir())
+	core, logged := observer.New(zap.ErrorLevel)
+	h.log = zap.New(core)
+	h.start()
+	o := newOperator(h)
+	s.wait(t, "health", func() bool { return s.health != nil })
+	told := func(name string) int {
+		n := 0
+		for _, entry := range logged.FilterMessageSnippet("An operator's request is not known").All() {
+			if entry.ContextMap()["request"] == "requests/"+name {
+				assert.Equal(t, []any{"requests/go-back", "requests/clear-rejected"}, entry.ContextMap()["known"])
+				n++
+			}
+		}
+		return n
+	}
+	o.asks("rollback", "")
+	o.asks(".go-back.swp", "")
+	require.Eventually(t, func() bool { return told("rollback") == 1 }, waitTime, tick)
+	assert.FileExists(t, filepath.Join(o.folder, "requests", "rollback"))
+	o.asks("another", "") // it is found by a later look
+	require.Eventually(t, func() bool { return told("another") == 1 }, waitTime, tick)
+	assert.Equal(t, 1, told("rollback"))
+	assert.Zero(t, told(".go-back.swp"))
+	assert.Contains(t, fmt.Sprint(o.sees()["history"]), "there is no such request; those that there are: requests/go-back, requests/clear-rejected")
 }

@@ -55,6 +55,11 @@ func AcquireProvider(ctx context.Context, name, stateDir string, log *zap.Logger
 				"and does not remember what it rejected. Mount a volume there, or name a folder on one with state_dir= in the opamp: URI, with "+
 				statedir.EnvStateDir+" or with StateDirectory= of systemd", zap.String("folder", path), zap.String("reason", reason))
 		}
+		if owner, user, foreign := statedir.ForeignOwner(path); foreign && dir != nil {
+			log.Warn("The state folder belongs to another user. That one can neither read nor replace what this process writes there: a Collector that runs as "+
+				"the folder's owner later will not be able to use the folder. Run this one as that user, or give the folder and all in it to the user that it runs as",
+				zap.String("folder", path), zap.Int("owner", owner), zap.Int("user", user))
+		}
 		process.IgnoreHangup()
 		a := newAgent(name, dir, err, log)
 		a.original, a.safe = former.Args, former.Args != nil

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -73,11 +74,48 @@ func (s *store) loadReadOnly() (rollout.Record, []loss, error) {
 	case errors.Is(err, fs.ErrNotExist) && errors.Is(previousErr, fs.ErrNotExist):
 		return rollout.Record{}, nil, nil // the first start
 	default:
-		return rollout.Record{}, []loss{
-			{"the rollout's record is lost, with all that was accepted and rejected; starting on the local configuration: " + err.Error(), recordName, err},
+		consequence := "with all that was accepted and rejected; starting on the local configuration"
+		r, ok := s.fromShown()
+		if ok {
+			consequence = fmt.Sprintf("taking what %q says: the last known good %s, and %d rejected after they were tried", stateName, r.LastKnownGood, len(r.Rejected))
+		}
+		return r, []loss{
+			{"the rollout's record is lost, " + consequence + ": " + err.Error(), recordName, err},
 			{"its previous generation is lost: " + previousErr.Error(), previousName, previousErr},
 		}, nil
 	}
+}
+
+// fromShown returns what an operator was shown last of a record that is lost. That
+// has no checksum, so it is taken for no more than this: what ran may run, since
+// its body has one, and what was tried and rejected is not tried again. A rejection
+// before that depends on a context, and its dry run can be made again. It is not ok
+// if there is nothing, or nothing that can be read.
+func (s *store) fromShown() (r rollout.Record, ok bool) {
+	data, err := s.dir.ReadText(stateName)
+	if err != nil {
+		return rollout.Record{}, false
+	}
+	var shown stateFile
+	if err := json.Unmarshal(data, &shown); err != nil {
+		return rollout.Record{}, false
+	}
+	if wellFormed(shown.LastKnownGood) {
+		r.LastKnownGood = shown.LastKnownGood
+		r.Earlier = slices.DeleteFunc(shown.Earlier, func(ref remoteconfig.Ref) bool { return !wellFormed(ref) })
+	}
+	r.Rejected = slices.DeleteFunc(shown.Rejected, func(j rollout.Rejection) bool { return j.Context != "" || !wellFormed(j.Ref) })
+	if shown.Candidate != nil && wellFormed(shown.Candidate.Ref) {
+		r.Candidate = shown.Candidate
+	}
+	r = fromPrevious(r)
+	return r, !r.LastKnownGood.IsZero() || len(r.Rejected) > 0
+}
+
+// wellFormed reports whether ref can be that of an offer.
+func wellFormed(ref remoteconfig.Ref) bool {
+	_, err := hex.DecodeString(ref.Hash)
+	return err == nil && isDigest(ref.Digest)
 }
 
 // fromPrevious returns what of a record's previous generation still holds. What

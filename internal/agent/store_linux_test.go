@@ -210,6 +210,35 @@ func TestFolderOfAWrongOwnerOrReadOnly(t *testing.T) {
 	}
 }
 
+// Root may write everywhere, and leaves what the folder's owner cannot read.
+func TestFolderOfAnotherUserIsWarnedOf(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("only root can write in the folder of another user, and give a folder away")
+	}
+	parent := t.TempDir()
+	path, err := statedir.Locate(parent, t.Name())
+	require.NoError(t, err)
+	warnings := func() []observer.LoggedEntry {
+		_, logged := run(t, parent)
+		return logged.FilterMessageSnippet("The state folder belongs to another user").All()
+	}
+	require.Empty(t, warnings(), "it was made by this process")
+	require.NoError(t, os.Lchown(path, nobody, nobody))
+	got := warnings()
+	require.Len(t, got, 1)
+	assert.Contains(t, got[0].Message, "will not be able to use the folder")
+	assert.Contains(t, got[0].Message, "give the folder and all in it to the user that it runs as")
+	assert.Equal(t, map[string]any{"folder": path, "owner": int64(nobody), "user": int64(0)}, got[0].ContextMap())
+
+	// And it is true.
+	require.NoError(t, os.Chmod(parent, 0o755))
+	asNobody(t, func() {
+		off, _ := run(t, parent)
+		assert.Contains(t, off, "the state folder cannot be used")
+	})
+}
+
 // small mounts a file system of 64 KiB that only the calling goroutine sees, and
 // which ends with it.
 func small(t *testing.T) string {

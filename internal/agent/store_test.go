@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -255,22 +257,127 @@ func requireOutcome(t *testing.T, name string, r, whole rollout.Record, notes []
 	require.Equal(t, want, r, about)
 }
 
-// Both generations of the record are damaged: nothing is known, and nothing of
+// Both generations of the record are damaged, and there is nothing else: nothing of
 // what is in the folder is run.
 func TestBothGenerationsDamaged(t *testing.T) {
 	t.Parallel()
 	f := realRun(t)
 	path := fastFolder(t)
 	f["rollout"], f["rollout.previous"] = []byte("x"), nil
-	f.write(t, path)
-	r, notes, err := agent.Load(path, "boot")
+	for name, shown := range map[string][]byte{"missing": nil, "damaged": f["state.json"][:len(f["state.json"])/2], "no object": []byte("[]"), "empty object": []byte("{}")} {
+		if f["state.json"] = shown; shown == nil {
+			delete(f, "state.json")
+		}
+		f.write(t, path)
+		r, notes, err := agent.Load(path, "boot")
+		require.NoError(t, err, name)
+		assert.Equal(t, rollout.Record{}, r, name)
+		require.Len(t, notes, 4, name)
+		assert.Contains(t, notes[0], "the rollout's record is lost, with all that was accepted and rejected; starting on the local configuration")
+		assert.Contains(t, notes[1], `kept as "rollout.corrupt.1"`)
+		assert.Contains(t, notes[2], "its previous generation is lost")
+		assert.Contains(t, notes[3], `kept as "rollout.previous.corrupt.1"`)
+	}
+}
+
+// withoutRecord returns the folder without a generation of the record that can be
+// read, and with another state file.
+func (f folder) withoutRecord(t *testing.T, change func(shown map[string]any)) folder {
+	t.Helper()
+	var shown map[string]any
+	require.NoError(t, json.Unmarshal(f["state.json"], &shown))
+	change(shown)
+	data, err := json.Marshal(shown)
 	require.NoError(t, err)
-	assert.Equal(t, rollout.Record{}, r)
-	require.Len(t, notes, 4)
-	assert.Contains(t, notes[0], "the rollout's record is lost, with all that was accepted and rejected; starting on the local configuration")
-	assert.Contains(t, notes[1], `kept as "rollout.corrupt.1"`)
-	assert.Contains(t, notes[2], "its previous generation is lost")
-	assert.Contains(t, notes[3], `kept as "rollout.previous.corrupt.1"`)
+	f = maps.Clone(f)
+	f["rollout"], f["rollout.previous"], f["state.json"] = []byte("x"), nil, data
+	return f
+}
+
+// Both generations of the record are damaged: what an operator was shown tells what
+// ran, and what was rejected after it had been tried.
+func TestBothGenerationsDamagedAndTheStateFileIsNot(t *testing.T) {
+	t.Parallel()
+	f := realRun(t)
+	whole := f.record(t)
+	digest := strings.Repeat("ab", 32)
+	tried := rollout.Rejection{Ref: remoteconfig.Ref{Hash: "6834", Digest: digest}, Reason: "it did not start"}
+	dryRun := rollout.Rejection{Ref: remoteconfig.Ref{Hash: "6835", Digest: digest}, Reason: "the dry run failed", Context: "c"}
+	path := fastFolder(t)
+	load := func(f folder) (rollout.Record, string) {
+		f.write(t, path)
+		r, notes, err := agent.Load(path, "boot")
+		require.NoError(t, err)
+		requireUsable(t, path, r, "")
+		return r, strings.Join(notes, "\n")
+	}
+	rejected := func(shown map[string]any) {
+		shown["rejected"] = []rollout.Rejection{
+			dryRun,
+			tried,
+			{Ref: remoteconfig.Ref{Hash: "6836", Digest: "../rollout"}},
+			{Ref: remoteconfig.Ref{Hash: "not hexadecimal", Digest: digest}},
+		}
+	}
+	want := rollout.Record{LastKnownGood: whole.LastKnownGood, Earlier: whole.Earlier, Rejected: []rollout.Rejection{tried}}
+
+	r, said := load(f.withoutRecord(t, rejected))
+	assert.Equal(t, want, r)
+	assert.Contains(t, said, `the rollout's record is lost, taking what "state.json" says: the last known good 6832, and 1 rejected after they were tried: `)
+	assert.Contains(t, said, "its previous generation is lost")
+
+	// A candidate may have been rejected in what was lost, as with the previous
+	// generation.
+	candidate := remoteconfig.Ref{Hash: "6837", Digest: strings.Repeat("cd", 32)}
+	r, _ = load(f.withoutRecord(t, func(shown map[string]any) {
+		rejected(shown)
+		shown["candidate"] = rollout.Candidate{Ref: candidate, Phase: rollout.PhaseStarted, BootID: "boot"}
+	}))
+	assert.Nil(t, r.Candidate)
+	require.Len(t, r.Rejected, 2)
+	assert.Equal(t, candidate, r.Rejected[0].Ref)
+	assert.Equal(t, rollout.StatusFailed, r.Status.State)
+
+	// A body that is not what it was is not run.
+	damaged := f.withoutRecord(t, rejected)
+	damaged["bodies/"+whole.LastKnownGood.Digest] = []byte("x")
+	r, said = load(damaged)
+	assert.Equal(t, rollout.Record{LastKnownGood: whole.Earlier[0], Earlier: []remoteconfig.Ref{}, Rejected: want.Rejected}, r)
+	assert.Contains(t, said, "the last known good 6832 is lost; falling back to 6831")
+
+	// References that are none are not followed.
+	r, _ = load(f.withoutRecord(t, func(shown map[string]any) {
+		shown["last_known_good"] = remoteconfig.Ref{Hash: "6832", Digest: "../rollout"}
+		shown["candidate"] = rollout.Candidate{Ref: remoteconfig.Ref{Hash: "6837", Digest: "x"}}
+	}))
+	assert.Equal(t, rollout.Record{}, rollout.Record{LastKnownGood: r.LastKnownGood, Candidate: r.Candidate, Status: r.Status})
+	assert.Empty(t, r.Rejected)
+}
+
+// Whatever the state file says when nothing else is there, what is run is whole.
+func TestEveryDamageOfTheStateFileWithoutARecord(t *testing.T) {
+	t.Parallel()
+	intact := realRun(t).withoutRecord(t, func(map[string]any) {})
+	path := fastFolder(t)
+	taken := 0
+	for i, content := 0, intact["state.json"]; i < len(content); i++ {
+		if testing.Short() && i%16 != 0 {
+			continue
+		}
+		flipped := slices.Clone(content)
+		flipped[i] ^= 1 << (i % 8)
+		for _, damaged := range [][]byte{content[:i], flipped} {
+			intact["state.json"] = damaged
+			intact.write(t, path)
+			r, _, err := agent.Load(path, "boot")
+			require.NoError(t, err, i)
+			requireUsable(t, path, r, strconv.Itoa(i))
+			if !r.LastKnownGood.IsZero() {
+				taken++
+			}
+		}
+	}
+	assert.Positive(t, taken)
 }
 
 // The previous generation holds a candidate, and the record that was lost said

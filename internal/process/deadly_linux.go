@@ -18,10 +18,20 @@ const arriveTime = time.Millisecond
 // returns. [signal.Reset] is not enough: a signal on its way to Go's handler may
 // be lost with the thread that handles it when the process is replaced.
 //
-// The first process of a container is an exception that nothing can be done about:
-// for it the kernel drops signals with the default action, from here until Go's
-// runtime has started in the successor, some milliseconds later.
+// For the first process of a container the kernel drops signals with the default
+// action. There the action stays Go's, which ends a process at a signal that
+// nobody listens for, with exit code 2, until the kernel takes the action away in
+// execve. From there until Go's runtime sets it in the successor nothing helps:
+// what waits because it is blocked is dropped too, since the runtime unblocks both
+// signals before it sets the action.
 func makeDeadly() {
+	if os.Getpid() == 1 {
+		arrived := make(chan os.Signal, 1)
+		signal.Notify(arrived, syscall.SIGTERM, syscall.SIGINT)
+		signal.Stop(arrived) // waits until what has arrived is handed on
+		signal.Reset(syscall.SIGTERM, syscall.SIGINT)
+		return
+	}
 	// All zeros are the default action with no flag, in whatever order the
 	// fields are; eight words are more than any Linux has in a sigaction, and
 	// signal sets have eight bytes.

@@ -51,7 +51,7 @@ type report struct {
 var told = make(chan os.Signal, 1)
 
 func play(part string) {
-	if playFamily(part) {
+	if playFamily(part) || playOne(part) {
 		return
 	}
 	i, former := process.FromFormer()
