@@ -38,11 +38,14 @@ func transports(t *testing.T, f func(t *testing.T, transport session.Transport))
 // until returns the first message that matches.
 func (s *opampServer) until(t *testing.T, match func(*protobufs.AgentToServer) bool) *protobufs.AgentToServer {
 	t.Helper()
-	for {
+	// Others may go on arriving for ever.
+	for deadline := time.Now().Add(waitTime); time.Now().Before(deadline); {
 		if m := s.next(t); match(m) {
 			return m
 		}
 	}
+	t.Fatal("no such message arrived")
+	return nil
 }
 
 // reply sets what the server answers from now on.
