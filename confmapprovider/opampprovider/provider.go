@@ -104,12 +104,12 @@ func (p *provider) Retrieve(ctx context.Context, uri string, watcher confmap.Wat
 	p.mains[at.Name] = at.StateDir
 	p.mu.Unlock()
 	if purpose != process.PurposeRun {
-		conf, err := agent.Peek(at.Name, at.StateDir, purpose)
+		peeked, err := agent.Peek(at.Name, at.StateDir, purpose)
 		if err != nil {
 			return nil, fmt.Errorf("reading the remote configuration for %q: %w", uri, err)
 		}
-		allowNoPipelines(len(conf) == 0)
-		return confmap.NewRetrieved(conf)
+		allowNoPipelines(peeked.NoPipelines)
+		return confmap.NewRetrieved(peeked.Conf)
 	}
 	lease, err := p.lease(ctx, at)
 	if err != nil {

@@ -1,7 +1,6 @@
 package opampextension
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -67,6 +66,12 @@ type Config struct {
 
 	// EffectiveConfig says how the running configuration is shown.
 	EffectiveConfig EffectiveConfigConfig `mapstructure:"effective_config"`
+
+	// ConnectionSettings says how offered connections are tried.
+	ConnectionSettings ConnectionSettingsConfig `mapstructure:"connection_settings"`
+
+	// Certificate is about this agent's client certificate.
+	Certificate CertificateConfig `mapstructure:"certificate"`
 
 	// prevent unkeyed literal initialization
 	_ struct{}
@@ -136,6 +141,48 @@ type CapabilitiesConfig struct {
 	// yet. (default = false)
 	AcceptsRestartCommand bool `mapstructure:"accepts_restart_command"`
 
+	// ReportsOwnMetrics, ReportsOwnTraces and ReportsOwnLogs let the server say
+	// where the Collector's own telemetry is sent besides the local destinations.
+	// They are in force only with an opamp: URI. (default = false)
+	ReportsOwnMetrics bool `mapstructure:"reports_own_metrics"`
+	ReportsOwnTraces  bool `mapstructure:"reports_own_traces"`
+	ReportsOwnLogs    bool `mapstructure:"reports_own_logs"`
+	// AcceptsOpAMPConnectionSettings lets the server change how it is reached:
+	// what does not work is reverted. (default = false)
+	AcceptsOpAMPConnectionSettings bool `mapstructure:"accepts_opamp_connection_settings"`
+	// AcceptsOtherConnectionSettings lets the server give values for
+	// ${opamp:#other_connections/…}. It is in force only with an opamp: URI.
+	// (default = false)
+	AcceptsOtherConnectionSettings bool `mapstructure:"accepts_other_connection_settings"`
+
+	// prevent unkeyed literal initialization
+	_ struct{}
+}
+
+// ConnectionSettingsConfig holds how offered settings of the connection to the
+// server are tried.
+type ConnectionSettingsConfig struct {
+	// VerifyTimeout is how long the server may take to answer over a connection
+	// with offered settings before they are reverted. (default = 30s)
+	VerifyTimeout time.Duration `mapstructure:"verify_timeout"`
+
+	// prevent unkeyed literal initialization
+	_ struct{}
+}
+
+// CertificateConfig is about the client certificate of this agent.
+type CertificateConfig struct {
+	// Request asks the server for a certificate whose key is made here, and for
+	// the next one when two thirds of its lifetime have passed. It needs
+	// accepts_opamp_connection_settings. (default = false)
+	Request bool `mapstructure:"request"`
+	// EphemeralStorage says that the state folder does not last although it looks
+	// so: certificates are neither requested nor accepted then. (default = false)
+	EphemeralStorage bool `mapstructure:"ephemeral_storage"`
+	// RemoveBootstrap deletes server::*::tls::cert_file and key_file once a
+	// certificate of the server is in use. (default = false)
+	RemoveBootstrap bool `mapstructure:"remove_bootstrap"`
+
 	// prevent unkeyed literal initialization
 	_ struct{}
 }
@@ -200,6 +247,8 @@ func createDefaultConfig() component.Config {
 		},
 		Policy:          policy.DefaultSettings(),
 		EffectiveConfig: EffectiveConfigConfig{View: string(effectiveconfig.References)},
+		// As long as a request over HTTP may take.
+		ConnectionSettings: ConnectionSettingsConfig{VerifyTimeout: 30 * time.Second},
 	}
 }
 
@@ -223,7 +272,7 @@ func (cfg *Config) Validate() error {
 	if _, err := parseInstanceUID(cfg.InstanceUID); err != nil {
 		return errors.New("opamp instance_uid is invalid")
 	}
-	return errors.Join(cfg.validateParent(), cfg.Rollout.validate(), cfg.Policy.Validate(), cfg.EffectiveConfig.validate())
+	return errors.Join(cfg.validateParent(), cfg.Rollout.validate(), cfg.Policy.Validate(), cfg.EffectiveConfig.validate(), cfg.validateConnections())
 }
 
 // Validate is called by the host, and by the extension's own validation: like
@@ -310,6 +359,17 @@ func (e *EffectiveConfigConfig) validate() error {
 	return nil
 }
 
+func (cfg *Config) validateConnections() error {
+	var errs []error
+	if d := cfg.ConnectionSettings.VerifyTimeout; d <= 0 {
+		errs = append(errs, fmt.Errorf("`connection_settings::verify_timeout` must be positive, found %s", d))
+	}
+	if cfg.Certificate.Request && !cfg.Capabilities.AcceptsOpAMPConnectionSettings {
+		errs = append(errs, errors.New("`certificate::request` needs `capabilities::accepts_opamp_connection_settings`: the certificate comes with connection settings"))
+	}
+	return errors.Join(errs...)
+}
+
 // connection returns the part that the transports have in common. The server
 // has exactly one transport after validation.
 func (s *ServerConfig) connection() *ConnectionConfig {
@@ -327,13 +387,14 @@ func (s *ServerConfig) pollingInterval() time.Duration {
 	return s.HTTP.PollingInterval
 }
 
-// tls returns nil for endpoints without TLS: opamp-go would use TLS otherwise.
-func (c *ConnectionConfig) tls(ctx context.Context) (*tls.Config, error) {
+// tls returns what is used for the local endpoint: nil for one without TLS, where
+// opamp-go would use TLS otherwise.
+func (c *ConnectionConfig) tls(loaded *tls.Config) *tls.Config {
 	u, err := url.Parse(c.Endpoint)
 	if err != nil || (u.Scheme != "wss" && u.Scheme != "https") {
-		return nil, err
+		return nil
 	}
-	return c.TLS.LoadTLSConfig(ctx)
+	return loaded
 }
 
 // parseInstanceUID returns the zero UUID for an empty text.

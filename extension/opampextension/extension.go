@@ -38,6 +38,8 @@ type opampExtension struct {
 	ready     chan struct{}
 	readyOnce sync.Once
 	parent    *parentWatch
+	// stopProcess ends the metrics of the process; nil before Start.
+	stopProcess func() error
 }
 
 var (
@@ -86,6 +88,14 @@ func (e *opampExtension) Start(ctx context.Context, host component.Host) error {
 		e.telemetry.Shutdown()
 		return errors.Join(fmt.Errorf("registering the metrics of this extension: %w", err), lease.Release(ctx))
 	}
+	e.stopProcess = func() error { return nil }
+	if e.cfg.Capabilities.ReportsOwnMetrics {
+		meter := e.set.MeterProvider.Meter(metadata.ScopeName)
+		if e.stopProcess, err = observeProcess(meter); err != nil {
+			e.telemetry.Shutdown()
+			return errors.Join(err, lease.Release(ctx))
+		}
+	}
 	e.lease.Store(lease)
 	e.parent = e.watchParent(host)
 	return nil
@@ -97,7 +107,7 @@ var errRestart = errors.New("restarting: the OpAMP server wants it")
 
 func (e *opampExtension) settings(ctx context.Context, host component.Host) (agent.ExtensionSettings, error) {
 	connection := e.cfg.Server.connection()
-	tlsConfig, err := connection.tls(ctx)
+	connections, err := e.connections(ctx)
 	if err != nil {
 		return agent.ExtensionSettings{}, fmt.Errorf("loading the TLS settings of the OpAMP server: %w", err)
 	}
@@ -129,7 +139,7 @@ func (e *opampExtension) settings(ctx context.Context, host component.Host) (age
 			Transport:       transport,
 			Endpoint:        connection.Endpoint,
 			Header:          header,
-			TLS:             tlsConfig,
+			TLS:             connection.tls(connections.TLS),
 			PollingInterval: e.cfg.Server.pollingInterval(),
 			Capabilities: session.Capabilities{
 				EffectiveConfig:     capabilities.ReportsEffectiveConfig,
@@ -150,6 +160,7 @@ func (e *opampExtension) settings(ctx context.Context, host component.Host) (age
 		Rollout:             e.cfg.Rollout.durations(),
 		Policy:              rules,
 		View:                effectiveconfig.View(e.cfg.EffectiveConfig.View),
+		Connections:         connections,
 		Log:                 e.set.Logger,
 	}
 	for _, id := range e.Dependencies() {
@@ -183,6 +194,9 @@ func (e *opampExtension) Shutdown(ctx context.Context) error {
 	e.stopped.Store(true)
 	e.parent.stop()
 	e.telemetry.Shutdown()
+	if err := e.stopProcess(); err != nil {
+		e.set.Logger.Warn("Ending the metrics of the process", zap.Error(err))
+	}
 	// The host has no use for an error: it would report this extension as
 	// failed although the process, or the next generation, goes on.
 	if err := lease.Release(ctx); err != nil {

@@ -54,6 +54,30 @@ func observe(b *metadata.TelemetryBuilder, lease *agent.ExtensionLease) error {
 				return nil
 			})
 		},
+		func() error {
+			return b.RegisterOpampConnectionSettingsSuccessfulCallback(number(func(m agent.Metrics) (int64, bool) {
+				if m.SettingsApplied {
+					return 1, true
+				}
+				return 0, m.SettingsReceived
+			}))
+		},
+		func() error {
+			return b.RegisterOpampConnectionSwitchesCallback(func(_ context.Context, o metric.Int64Observer) error {
+				m := lease.Metrics()
+				o.Observe(int64(m.Switched), metric.WithAttributes(attribute.String("result", "applied")))    //nolint:gosec // no count comes near
+				o.Observe(int64(m.SwitchedBack), metric.WithAttributes(attribute.String("result", "failed"))) //nolint:gosec // no count comes near
+				return nil
+			})
+		},
+		func() error {
+			return b.RegisterOpampCertificateExpiryTimestampCallback(func(_ context.Context, o metric.Float64Observer) error {
+				if at := lease.Metrics().CertificateExpiry; !at.IsZero() {
+					o.Observe(float64(at.UnixMilli()) / 1000)
+				}
+				return nil
+			})
+		},
 		func() error { return b.RegisterOpampIoCallback(directions(lease, bytesOf)) },
 		func() error { return b.RegisterOpampMessagesCallback(directions(lease, messagesOf)) },
 		func() error { return b.RegisterOpampCustomMessagesDroppedCallback(directions(lease, droppedOf)) },

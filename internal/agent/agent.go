@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 	"go.uber.org/zap"
 
+	"github.com/otelcol-opamp/otelcol-opamp/internal/connsettings"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/custommessages"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/effectiveconfig"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/health"
@@ -107,6 +108,8 @@ type Agent struct {
 
 	// newest is the newest offer that the goroutine has not seen yet.
 	newest atomic.Pointer[remoteconfig.Offer]
+	// offeredSettings is the same for connection settings.
+	offeredSettings atomic.Pointer[connsettings.Offer]
 
 	// Everything below is owned by the agent's goroutine.
 
@@ -155,13 +158,15 @@ type Agent struct {
 	switching bool      // the former session is being stopped
 	givenUID  uuid.UUID // by the server, in this process; zero if none was
 	restarts  restarting
-	snapshot  effectiveconfig.Snapshot
-	instance  uint64 // the machine's instance that snapshot and running belong to
-	ready     bool
-	started   time.Time
-	tree      *health.Tree
-	lookAgain bool // the health will be looked at again
-	reported  session.State
+
+	connections connections
+	snapshot    effectiveconfig.Snapshot
+	instance    uint64 // the machine's instance that snapshot and running belong to
+	ready       bool
+	started     time.Time
+	tree        *health.Tree
+	lookAgain   bool // the health will be looked at again
+	reported    session.State
 }
 
 // newAgent returns an agent that has not started. A nil dir is explained by
@@ -181,6 +186,8 @@ func newAgent(name string, dir *statedir.Dir, dirErr error, log *zap.Logger) *Ag
 		tree:     health.NewTree(),
 		began:    time.Now(),
 		custom:   custom{registry: custommessages.NewRegistry()},
+
+		connections: connections{opamp: connsettings.NewSwitch()},
 	}
 	if dir != nil {
 		a.store = &store{dir}
@@ -207,6 +214,7 @@ func (a *Agent) start() {
 	if handed := handedLadder(a.name); handed.Failures > record.Ladder.Failures {
 		record.Ladder = handed // it could not be saved
 	}
+	a.loadConnections()
 	a.required = a.store.required()
 	if times, ok := a.store.times(); ok {
 		a.settings.Rollout = times

@@ -575,7 +575,7 @@ func TestPeekShowsWhatRunsAndTheCandidateOnlyInTheDryRun(t *testing.T) {
 		t.Setenv(preflight.Env, set.Candidate)
 		for _, purpose := range []process.Purpose{process.PurposeDryRun, process.PurposeOther} {
 			conf, err := agent.Peek(h.name, h.dir, purpose)
-			candidates <- fmt.Sprint(conf, err)
+			candidates <- fmt.Sprint(conf.Conf, err)
 		}
 		return preflight.Outcome{}
 	}
@@ -587,8 +587,8 @@ func TestPeekShowsWhatRunsAndTheCandidateOnlyInTheDryRun(t *testing.T) {
 	assert.Equal(t, "map[] <nil>", <-candidates)
 	conf, err := agent.Peek(h.name, h.dir, process.PurposeOther)
 	require.NoError(t, err)
-	assert.Equal(t, "map[service:map[extensions:[zpages opamp/"+t.Name()+"]]]", fmt.Sprint(conf))
+	assert.Equal(t, "map[service:map[extensions:[zpages opamp/"+t.Name()+"]]]", fmt.Sprint(conf.Conf))
 	conf, err = agent.Peek(h.name, filepath.Join(h.dir, "none"), process.PurposeOther)
 	require.NoError(t, err)
-	assert.Empty(t, conf)
+	assert.Empty(t, conf.Conf)
 }

@@ -7,9 +7,12 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/collector/confmap"
 	"go.uber.org/zap"
 
+	"github.com/otelcol-opamp/otelcol-opamp/internal/connsettings"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/failpoint"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/owntelemetry"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/policy"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/preflight"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/remoteconfig"
@@ -50,7 +53,7 @@ func (a *Agent) persist(p rollout.Persist) error {
 	if err == nil {
 		a.unsaved, a.saveError = nil, ""
 		if p.Record.Candidate == nil {
-			if err := a.store.keepBodies(a.machine.Digests()); err != nil {
+			if err := a.store.keepBodies(append(a.machine.Digests(), a.connections.record.Wanted)); err != nil {
 				a.log.Load().Warn("Removing configurations that are not needed any more", zap.Error(err))
 			}
 		}
@@ -113,9 +116,11 @@ func (a *Agent) perform(effect rollout.Effect) {
 		}
 		a.reportStatus(e.Status)
 	case rollout.ReportSettings:
-		a.note("connection settings "+string(e.Status.State), remoteconfig.Ref{Hash: e.Status.Hash}, e.Status.Message)
-		a.log.Load().Info("Values of connection settings", zap.String("status", string(e.Status.State)),
-			zap.Stringer("settings", remoteconfig.Ref{Hash: e.Status.Hash}), zap.String("reason", e.Status.Message))
+		a.note("values of connection settings: "+string(e.Status.State), remoteconfig.Ref{Hash: e.Status.Hash}, e.Status.Message)
+		a.reportSettings()
+		if e.Status.State == rollout.StatusUnset && a.connections.record.Values && a.connections.record.Refused == "" {
+			a.queue.post(a.offerValues) // an operator wants them to be tried again
+		}
 	case rollout.StartTimer:
 		a.startTimer(e)
 	case rollout.Restart:
@@ -171,6 +176,8 @@ func (a *Agent) check(e rollout.Check) {
 	if err == nil {
 		// What is a reference is certain only once it is decoded.
 		a.newScrubber(append(texts, fmt.Append(nil, conf))...)
+	}
+	if err == nil && e.Settings == "" { // values are tried with what was accepted before
 		_, err = a.policy().Check(conf, a.localSide())
 	}
 	if err != nil {
@@ -178,18 +185,16 @@ func (a *Agent) check(e rollout.Check) {
 		answer()
 		return
 	}
-	set := preflight.Settings{Args: a.args(), Candidate: preflight.None, Timeout: a.settings.Rollout.PreflightTimeout}
+	candidate := preflight.Candidate{Digest: preflight.None, Values: ref.Values, Name: a.name}
 	if ref.Digest != "" {
 		if err := a.store.saveBody(offer); err != nil {
 			checked.Reason, checked.Transient = a.scrubber.Text("saving the configuration: "+err.Error()), true
 			answer()
 			return
 		}
-		set.Candidate = ref.Digest
+		candidate.Digest = ref.Digest
 	}
-	if a.name != "" {
-		set.Candidate += "@" + a.name
-	}
+	set := preflight.Settings{Args: a.args(), Candidate: candidate.String(), Timeout: a.settings.Rollout.PreflightTimeout}
 	scrubber := a.scrubber
 	a.work.Go(func() {
 		begin := time.Now()
@@ -212,7 +217,8 @@ func (a *Agent) trigger() {
 
 // served is the answer to a Retrieve.
 type served struct {
-	conf     map[string]any
+	composed
+
 	ref      remoteconfig.Ref
 	failures int
 	// reason is why the last start failed, and rung what runs now.
@@ -221,30 +227,68 @@ type served struct {
 
 // serve looks up what the machine wants to run.
 func (a *Agent) serve(e rollout.Serve) {
-	conf := map[string]any{}
-	if a.safe {
-		conf = a.store.safe()
-	} else if e.Ref.Digest != "" {
-		offer, err := a.offer(e.Ref.Digest)
-		if err == nil {
-			conf, err = offer.Parse()
-		}
-		if err == nil {
-			// What was accepted is not judged again, but must not take the
-			// management of this Collector away.
-			conf, err = policy.Protect(conf, protected(a.name, a.args(), a.required))
-		}
+	c := composed{conf: a.store.safe()} // complete: it has no block of any other extension
+	if !a.safe {
+		var err error
+		c, err = compose(a.store, a.offer, e.Ref, a.name, a.args(), a.required)
 		if err != nil {
 			a.log.Load().Error("A configuration that was saved cannot be used", zap.Stringer("config", e.Ref), zap.Error(err))
 			a.step(rollout.Unusable{Ref: e.Ref, Reason: a.scrubber.Text(err.Error())})
 			return
 		}
 	}
-	a.latest = conf
-	if !a.safe { // safe mode is complete, and has no block of any other extension
-		conf = policy.KeepExtensions(conf, keptExtensions(a.name, a.args(), a.required))
+	a.latest, a.connections.served = c.conf, c.values
+	a.serving = &served{composed: c, ref: e.Ref, failures: e.Failures, reason: a.machine.Record().Ladder.Reason, rung: string(e.Rung)}
+}
+
+// composed is a remote configuration with all that belongs to it.
+type composed struct {
+	conf   map[string]any
+	values connsettings.Values
+	// files is the folder that values refer to.
+	files string
+	// remote: there is a remote configuration, if an empty one.
+	remote bool
+}
+
+// compose returns what the host is given for ref. What was accepted is not judged
+// again, but must not take the management of this Collector away.
+func compose(s *store, body func(digest string) (remoteconfig.Offer, error), ref remoteconfig.Ref, name string, args, required []string) (composed, error) {
+	c := composed{conf: map[string]any{}, files: s.filesPath()}
+	if ref.Digest != "" {
+		offer, err := body(ref.Digest)
+		if err != nil {
+			return composed{}, err
+		}
+		if c.conf, err = offer.Parse(); err != nil {
+			return composed{}, err
+		}
+		c.remote = len(c.conf) > 0
+		if c.conf, err = policy.Protect(c.conf, protected(name, args, required)); err != nil {
+			return composed{}, err
+		}
 	}
-	a.serving = &served{conf: conf, ref: e.Ref, failures: e.Failures, reason: a.machine.Record().Ladder.Reason, rung: string(e.Rung)}
+	var err error
+	if c.values, err = s.values(ref.Values); err != nil {
+		return composed{}, err
+	}
+	c.conf = policy.KeepExtensions(c.conf, keptExtensions(name, args, required))
+	if len(c.values.Own) == 0 {
+		return c, nil
+	}
+	merged := confmap.NewFromStringMap(c.conf)
+	overlay := owntelemetry.Overlay(c.values, name, telemetryLayers(c.conf, name, args))
+	if err := merged.Merge(confmap.NewFromStringMap(overlay)); err != nil {
+		return composed{}, fmt.Errorf("adding destinations of own telemetry: %w", err)
+	}
+	c.conf = merged.ToStringMap()
+	return c, nil
+}
+
+// telemetryLayers are the layers that own telemetry is united with.
+func telemetryLayers(remote map[string]any, name string, args []string) owntelemetry.Lists {
+	before, after := localLayers(name, args)
+	return owntelemetry.Lists{Below: append(before, remote), Above: after, Hidden: !layersReadable(args)}
 }
 
 func (a *Agent) offer(digest string) (remoteconfig.Offer, error) {

@@ -192,9 +192,9 @@ func (a *Agent) validator() func(candidate string) preflight.Outcome {
 	set := preflight.Settings{Args: a.args(), Timeout: a.settings.Rollout.PreflightTimeout}
 	dryRun, name, ctx := a.dryRun, a.name, a.working
 	return func(candidate string) preflight.Outcome {
-		set.Candidate = candidate
-		if candidate != "" && name != "" {
-			set.Candidate += "@" + name
+		set.Candidate = ""
+		if candidate != "" {
+			set.Candidate = preflight.Candidate{Digest: candidate, Name: name}.String()
 		}
 		return dryRun(ctx, set)
 	}

@@ -64,6 +64,8 @@ type ExtensionSettings struct {
 	// Policy judges remote configurations; nil means the default one.
 	Policy *policy.Policy
 	View   effectiveconfig.View
+	// Connections say what is accepted of offered connections.
+	Connections Connections
 	// Applied is told how long it took from the begin of an offer's dry run until
 	// it was applied, trial included. It may be nil, is called by the agent's
 	// goroutine and must not wait.
@@ -277,6 +279,7 @@ func (a *Agent) attach(e *ExtensionLease, set ExtensionSettings) error {
 	if off := a.remoteConfigOff(); off != "" && former.ID == "" {
 		a.log.Load().Info("Remote configuration is off", zap.String("reason", off))
 	}
+	a.bootConnections()
 	if a.session != nil && reflect.DeepEqual(former.SameSession, set.SameSession) {
 		a.describe()
 		return nil
@@ -301,7 +304,7 @@ func (a *Agent) switchSession() error {
 		return nil // the goroutine that stops the former one comes back here
 	}
 	if a.session == nil {
-		return a.startSession()
+		return a.beginSession()
 	}
 	former := a.session
 	a.session, a.switching = nil, true
@@ -318,7 +321,7 @@ func (a *Agent) switchSession() error {
 			if a.working.Err() != nil {
 				return
 			}
-			if err := a.startSession(); err != nil {
+			if err := a.beginSession(); err != nil {
 				a.log.Load().Error("No connection to the OpAMP server", zap.Error(err))
 			}
 		})
@@ -339,6 +342,7 @@ func (a *Agent) startSession() error {
 		EffectiveConfig: a.reported.EffectiveConfig,
 		Components:      a.settings.Components,
 		RemoteConfig:    status(record.Status),
+		Settings:        a.settingsStatus(),
 
 		CustomCapabilities: a.custom.registry.Capabilities(),
 	}
@@ -348,7 +352,12 @@ func (a *Agent) startSession() error {
 	set.Log = logAdapter{&a.log}
 	set.Capabilities.RemoteConfig = a.remoteConfigOff() == ""
 	set.Authorize = func(r session.Request) (http.Header, error) { return (*a.authorize.Load())(r) }
-	set.Callback = a.callbacks()
+	a.connections.attempt++
+	if err := a.connect(&set); err != nil {
+		return err
+	}
+	a.acceptSettings(&set.Capabilities)
+	set.Callback = a.callbacks(set.Transport, a.connections.attempt)
 	set.Counters = &a.counters
 	set.Pace = &a.pace
 	set.RequestInstanceUID = a.requestingUID()
@@ -358,5 +367,6 @@ func (a *Agent) startSession() error {
 		return fmt.Errorf("starting the OpAMP session: %w", err)
 	}
 	a.session = s
+	a.planCertificate()
 	return nil
 }

@@ -69,8 +69,10 @@ func configValues(args []string) []string {
 }
 
 // localReadable reports whether every local layer is known to be readable YAML.
-func (a *Agent) localReadable() bool {
-	for _, uri := range configURIs(a.args()) {
+func (a *Agent) localReadable() bool { return layersReadable(a.args()) }
+
+func layersReadable(args []string) bool {
+	for _, uri := range configURIs(args) {
 		if _, ok := localLayer(uri); !ok {
 			return false
 		}

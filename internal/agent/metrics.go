@@ -33,6 +33,15 @@ type Metrics struct {
 	FailedStarts int
 	// WriteErrors counts failures to save the rollout's record.
 	WriteErrors uint64
+	// SettingsReceived is whether the server ever offered connection settings, and
+	// SettingsApplied whether the latest were applied.
+	SettingsReceived, SettingsApplied bool
+	// Switched and SwitchedBack count what became of offered settings of the OpAMP
+	// connection in this process.
+	Switched, SwitchedBack uint64
+	// CertificateExpiry is that of the certificate that the server gave; zero if
+	// there is none.
+	CertificateExpiry time.Time
 }
 
 // Metrics returns the agent's figures. It never waits, whatever the agent does.
@@ -48,7 +57,14 @@ func (e *ExtensionLease) Metrics() Metrics {
 func (a *Agent) publish() {
 	r := a.machine.Record()
 	rung, _ := a.machine.Rung()
+	settings := a.settingsStatus()
 	a.figures.Store(&Metrics{
+		SettingsReceived:  len(settings.Hash) > 0,
+		SettingsApplied:   settings.State == session.Applied,
+		Switched:          a.connections.switched,
+		SwitchedBack:      a.connections.switchedBack,
+		CertificateExpiry: a.certificateEnd(),
+
 		Session: &a.counters,
 
 		CustomMessagesDropped: &a.custom.registry.Dropped,

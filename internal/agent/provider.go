@@ -12,9 +12,9 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/otelcol-opamp/otelcol-opamp/internal/console"
-	"github.com/otelcol-opamp/otelcol-opamp/internal/policy"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/preflight"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/process"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/remoteconfig"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/rollout"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/statedir"
 )
@@ -157,7 +157,7 @@ func (p *ProviderLease) Retrieve(ctx context.Context, partial bool, changed func
 			return nil, errors.Join(err, done(ctx))
 		}
 	}
-	return &Retrieved{Conf: answer.conf, NoPipelines: len(answer.conf) == 0 || a.safe, Done: done}, nil
+	return &Retrieved{Conf: answer.conf, NoPipelines: !answer.remote || a.safe, Done: done}, nil
 }
 
 // pause waits before a start that follows failed ones; being told to end ends
@@ -266,58 +266,54 @@ func (a *Agent) remind(deadline time.Time) {
 // validate and print-config beside the live process: the candidate that
 // [preflight.Env] names, if the process is the dry run, else what runs. It
 // takes no lock and writes nothing.
-func Peek(name, stateDir string, purpose process.Purpose) (map[string]any, error) {
+func Peek(name, stateDir string, purpose process.Purpose) (Peeked, error) {
+	c, err := peek(name, stateDir, purpose)
+	return Peeked{Conf: c.conf, NoPipelines: !c.remote}, err
+}
+
+// Peeked is the answer to [Peek]; as in [Retrieved].
+type Peeked struct {
+	Conf        map[string]any
+	NoPipelines bool
+}
+
+func peek(name, stateDir string, purpose process.Purpose) (composed, error) {
+	nothing := composed{conf: map[string]any{}}
 	if Supervised(name, os.Args[1:]) {
-		return map[string]any{}, nil
+		return nothing, nil
 	}
 	path, err := statedir.Locate(stateDir, name)
 	if err != nil {
-		return nil, err
-	}
-	if candidate := os.Getenv(preflight.Env); purpose == process.PurposeDryRun && candidate != "" {
-		if digest, of := preflight.ParseCandidate(candidate); of == name && digest == preflight.None {
-			return map[string]any{}, nil
-		}
+		return composed{}, err
 	}
 	dir, err := statedir.OpenReadOnly(path)
 	_, ofAgent := os.LookupEnv(preflight.Env)
 	if errors.Is(err, fs.ErrNotExist) || err != nil && purpose == process.PurposeDryRun && ofAgent {
 		// The live process runs without a folder that it cannot use.
-		return map[string]any{}, nil
+		return nothing, nil
 	}
 	if err != nil {
-		return nil, err
+		return composed{}, err
 	}
 	defer dir.Close() //nolint:errcheck // nothing was written
 	s := &store{dir}
-	digest, err := s.peekDigest(name, purpose)
-	if err != nil || digest == "" {
-		return map[string]any{}, err
-	}
-	offer, err := s.body(digest)
+	ref, err := s.peekRef(name, purpose)
 	if err != nil {
-		return nil, err
+		return composed{}, err
 	}
-	conf, err := offer.Parse()
-	if err != nil {
-		return nil, err
-	}
-	required := s.required()
-	if conf, err = policy.Protect(conf, protected(name, os.Args[1:], required)); err != nil {
-		return nil, err
-	}
-	return policy.KeepExtensions(conf, keptExtensions(name, os.Args[1:], required)), nil
+	return compose(s, s.body, ref, name, os.Args[1:], s.required())
 }
 
-func (s *store) peekDigest(name string, purpose process.Purpose) (string, error) {
+// peekRef returns what a process that does not take part is given.
+func (s *store) peekRef(name string, purpose process.Purpose) (remoteconfig.Ref, error) {
 	if candidate := os.Getenv(preflight.Env); candidate != "" && purpose == process.PurposeDryRun {
-		if digest, of := preflight.ParseCandidate(candidate); of == name {
-			if digest == preflight.None {
-				return "", nil
+		if c := preflight.ParseCandidate(candidate); c.Name == name {
+			if c.Digest == preflight.None {
+				c.Digest = ""
 			}
-			return digest, nil
+			return remoteconfig.Ref{Digest: c.Digest, Values: c.Values}, nil
 		}
 	}
 	record, _, err := s.loadReadOnly() // the live process says what is lost
-	return record.Serves(!canBeSafe(s, os.Args[1:])).Digest, err
+	return record.Serves(!canBeSafe(s, os.Args[1:])), err
 }

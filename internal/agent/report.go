@@ -15,7 +15,6 @@ import (
 	"go.opentelemetry.io/collector/pipeline"
 	"go.uber.org/zap"
 
-	"github.com/otelcol-opamp/otelcol-opamp/internal/connsettings"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/health"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/remoteconfig"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/rollout"
@@ -23,12 +22,12 @@ import (
 )
 
 // callbacks are called by the client; they post and return.
-func (a *Agent) callbacks() session.Callbacks {
+func (a *Agent) callbacks(transport session.Transport, attempt uint64) session.Callbacks {
 	var connected atomic.Bool // to log changes only; HTTP connects with every request
 	var before atomic.Bool    // there was a connection in this session
 	var told atomic.Value     // the text of the latest failure since there was a connection, a string
 	told.Store("")
-	transport := a.settings.Session.Transport
+	var answered atomic.Bool
 	return session.Callbacks{
 		Connected: func() {
 			if before.Swap(true) && transport != session.HTTP {
@@ -42,7 +41,14 @@ func (a *Agent) callbacks() session.Callbacks {
 				a.log.Load().Debug("Connected to the OpAMP server") // contrib's supervisor waits for this line at this level
 			}
 		},
+		Answered: func() {
+			if !answered.Swap(true) { // what works once is not tried again in this session
+				a.queue.post(func() { a.heard(attempt) })
+			}
+		},
+		Settings: a.takeSettings,
 		ConnectFailed: func(err error) {
+			a.queue.post(func() { a.unheard(attempt, err) })
 			again := told.Swap(err.Error()) == err.Error()
 			switch {
 			case connected.Swap(false):
@@ -64,9 +70,6 @@ func (a *Agent) callbacks() session.Callbacks {
 			}
 		},
 		CustomMessage: a.deliver,
-		// No capability of connection settings is announced yet.
-		Answered: func() {},
-		Settings: func(connsettings.Offer) {},
 	}
 }
 
@@ -215,6 +218,9 @@ func (a *Agent) healthNode() health.Node {
 	}
 	if a.saveError != "" {
 		notes = append(notes, "the state of the rollout could not be saved: "+a.saveError)
+	}
+	if s := a.settingsStatus(); s.State == session.Failed {
+		notes = append(notes, fmt.Sprintf("connection settings %s failed", short(hex.EncodeToString(s.Hash))))
 	}
 	if len(notes) > 0 {
 		root.Status += "; " + a.scrubber.Text(strings.Join(notes, "; "))

@@ -206,7 +206,7 @@ func (s *store) checkCandidate(r *rollout.Record, bootID string) ([]loss, error)
 	if c == nil || c.Settings != "" && c.Ref.IsZero() { // that all values are withdrawn needs no body
 		return nil, nil
 	}
-	err := s.bodyOf(c.Ref)
+	name, err := s.damaged(c.Ref)
 	if err == nil {
 		return nil, nil
 	}
@@ -229,18 +229,18 @@ func (s *store) checkCandidate(r *rollout.Record, bootID string) ([]loss, error)
 		}
 		r.Candidate = nil
 	}
-	return []loss{{fmt.Sprintf("the candidate %s is lost: %v", c.Ref, err), bodyName(c.Ref.Digest), err}}, nil
+	return []loss{{fmt.Sprintf("the candidate %s is lost: %v", c.Ref, err), name, err}}, nil
 }
 
 // checkEarlier drops the earlier known goods whose bodies are lost. One that
 // cannot be read stays: it is not needed now.
 func (s *store) checkEarlier(r *rollout.Record, _ string) (losses []loss, _ error) {
 	r.Earlier = slices.DeleteFunc(r.Earlier, func(ref remoteconfig.Ref) bool {
-		err := s.bodyOf(ref)
+		name, err := s.damaged(ref)
 		if err == nil || !lost(err) {
 			return false
 		}
-		losses = append(losses, loss{fmt.Sprintf("the earlier known good %s is lost: %v", ref, err), bodyName(ref.Digest), err})
+		losses = append(losses, loss{fmt.Sprintf("the earlier known good %s is lost: %v", ref, err), name, err})
 		return true
 	})
 	return losses, nil
@@ -252,7 +252,7 @@ func (s *store) checkLastKnownGood(r *rollout.Record, _ string) ([]loss, error) 
 	if r.LastKnownGood.IsZero() {
 		return nil, nil
 	}
-	err := s.bodyOf(r.LastKnownGood)
+	name, err := s.damaged(r.LastKnownGood)
 	if err == nil {
 		return nil, nil
 	}
@@ -270,7 +270,7 @@ func (s *store) checkLastKnownGood(r *rollout.Record, _ string) ([]loss, error) 
 	if r.LastKnownGood.Values != former.Values {
 		r.Settings = rollout.Status{}
 	}
-	return []loss{{fmt.Sprintf("the last known good %s is lost; falling back to %s: %v", former, r.LastKnownGood, err), bodyName(former.Digest), err}}, nil
+	return []loss{{fmt.Sprintf("the last known good %s is lost; falling back to %s: %v", former, r.LastKnownGood, err), name, err}}, nil
 }
 
 // aside moves a corrupt record out of the way.
@@ -336,13 +336,22 @@ func (s *store) body(digest string) (remoteconfig.Offer, error) {
 	return offer, nil
 }
 
-// bodyOf returns why the body that ref needs cannot be read. Values alone need none.
+// bodyOf returns why what ref needs cannot be read: its body, if it has a remote
+// configuration, or its values.
 func (s *store) bodyOf(ref remoteconfig.Ref) error {
-	if ref.Hash == "" && ref.Digest == "" && ref.Values != "" {
-		return nil
-	}
-	_, err := s.body(ref.Digest)
+	_, err := s.damaged(ref)
 	return err
+}
+
+// damaged is bodyOf with the name of the record that cannot be read.
+func (s *store) damaged(ref remoteconfig.Ref) (string, error) {
+	if ref.Hash != "" || ref.Digest != "" || ref.Values == "" { // not values alone
+		if _, err := s.body(ref.Digest); err != nil {
+			return bodyName(ref.Digest), err
+		}
+	}
+	_, err := s.values(ref.Values)
+	return bodyName(ref.Values), err
 }
 
 func (s *store) saveBody(offer remoteconfig.Offer) error {

@@ -61,7 +61,7 @@ func realRun(t *testing.T) folder {
 	h := newHost(t, s, t.TempDir())
 	h.dryRun = func(_ context.Context, set preflight.Settings) preflight.Outcome {
 		conf, err := agent.Peek(h.name, h.dir, process.PurposeOther)
-		if err == nil && fmt.Sprint(conf) == "map[receivers:map[b:map[]]]" {
+		if err == nil && fmt.Sprint(conf.Conf) == "map[receivers:map[b:map[]]]" {
 			return preflight.Outcome{Reason: "this is the third: " + set.Candidate[:4]}
 		}
 		return preflight.Outcome{}

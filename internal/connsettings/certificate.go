@@ -96,6 +96,24 @@ func RenewAt(certificate []byte, random func() float64) (time.Time, error) {
 	return leaf.NotBefore.Add(lifetime/renewParts*(renewParts-1) + jitter), nil
 }
 
+// CommonName returns that of a certificate in PEM, the first of a chain.
+func CommonName(certificate []byte) (string, error) {
+	leaf, err := leafOf(certificate)
+	if err != nil {
+		return "", err
+	}
+	return leaf.Subject.CommonName, nil
+}
+
+// NotAfter returns when a certificate in PEM expires, the first of a chain.
+func NotAfter(certificate []byte) (time.Time, error) {
+	leaf, err := leafOf(certificate)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return leaf.NotAfter, nil
+}
+
 // Matches returns an error if the key does not belong to the certificate, both in PEM,
 // or one of them cannot be read. It shows nothing of the key.
 func Matches(certificate, key []byte) error {

@@ -47,6 +47,28 @@ func (o Offer) Validate() error {
 	return errors.New(strings.Join(texts, "; "))
 }
 
+// Over returns what o and an offer before it, which nothing was made of yet, ask for
+// together: what o leaves out is as in former. It has the hash of o.
+func (o Offer) Over(former Offer) Offer {
+	switch {
+	case o.OpAMP == nil:
+		o.OpAMP = former.OpAMP
+	case former.OpAMP != nil:
+		merged := o.OpAMP.Over(*former.OpAMP)
+		o.OpAMP = &merged
+	}
+	own := maps.Clone(former.Own)
+	if own == nil {
+		own = o.Own
+	}
+	maps.Copy(own, o.Own)
+	o.Own = own
+	if o.Others == nil {
+		o.Others = former.Others
+	}
+	return o
+}
+
 // validName reports whether a connection may have the name. "." and ".." are none:
 // files are named after connections.
 func validName(name string) bool {

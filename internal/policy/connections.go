@@ -415,3 +415,17 @@ func (t target) allowedBy(patterns []string) bool {
 		return match(host, t.host) || host == "localhost" && t.loopback()
 	})
 }
+
+// CheckLocked returns a [RefusalError] if what offered connections add to the
+// configuration has a path that is locked.
+func (p *Policy) CheckLocked(added map[string]any) error {
+	c := &check{policy: p}
+	for _, path := range p.locked {
+		c.lockedPath("", added, path, true, "is locked", "leave destinations of own telemetry out of the connection settings, or remove it from policy::locked of the local configuration")
+	}
+	return c.refusal()
+}
+
+// MayReplaceAuth reports whether offered headers may replace those of the extension
+// that authenticates the agent.
+func (p *Policy) MayReplaceAuth() bool { return p.settings.Connections.MayReplaceAuth }

@@ -15,8 +15,8 @@ import (
 )
 
 // Env is the variable that makes the provider of the child serve a candidate.
-// Its value is "<digest>" or "<digest>@<agent name>". The provider honors it
-// only under the validate command.
+// Its value is a [Candidate] as text. The provider honors it only under the
+// validate command.
 const Env = "OTELCOL_OPAMP_DRY_RUN"
 
 // None is the candidate "no remote configuration".
@@ -92,10 +92,33 @@ func Run(ctx context.Context, set Settings) Outcome {
 	return Outcome{Reason: reason(out.String(), exit)}
 }
 
-// ParseCandidate splits the value of [Env].
-func ParseCandidate(value string) (digest, name string) {
-	digest, name, _ = strings.Cut(value, "@")
-	return digest, name
+// Candidate is what a dry run is given instead of what runs.
+type Candidate struct {
+	// Digest is that of a remote configuration; [None] for none.
+	Digest string
+	// Values is the digest of its values; empty for none.
+	Values string
+	// Name is the agent's.
+	Name string
+}
+
+// String returns c as the value of [Env].
+func (c Candidate) String() string {
+	text := c.Digest
+	if c.Values != "" {
+		text += "+" + c.Values
+	}
+	if c.Name != "" {
+		text += "@" + c.Name
+	}
+	return text
+}
+
+// ParseCandidate reads the value of [Env].
+func ParseCandidate(value string) Candidate {
+	digests, name, _ := strings.Cut(value, "@")
+	digest, values, _ := strings.Cut(digests, "+")
+	return Candidate{Digest: digest, Values: values, Name: name}
 }
 
 var (

@@ -98,8 +98,13 @@ func TestMissingExecutableIsNoVerdict(t *testing.T) {
 
 func TestParseCandidate(t *testing.T) {
 	t.Parallel()
-	digest, name := preflight.ParseCandidate("abc@a@b")
-	assert.Equal(t, []string{"abc", "a@b"}, []string{digest, name})
-	digest, name = preflight.ParseCandidate("abc")
-	assert.Equal(t, []string{"abc", ""}, []string{digest, name})
+	for text, want := range map[string]preflight.Candidate{
+		"abc@a@b":   {Digest: "abc", Name: "a@b"},
+		"abc":       {Digest: "abc"},
+		"none+def":  {Digest: preflight.None, Values: "def"},
+		"abc+def@x": {Digest: "abc", Values: "def", Name: "x"},
+	} {
+		assert.Equal(t, want, preflight.ParseCandidate(text))
+		assert.Equal(t, text, want.String())
+	}
 }

@@ -70,6 +70,23 @@ func (s *Session) tellLocked() {
 	}
 }
 
+// knowOffer makes the client take an offer with this hash for one that it had before:
+// a new client would report it as being applied, and pass it on. Only what is in
+// force is known; what failed may be judged anew.
+func knowOffer(c client.OpAMPClient, s SettingsStatus) {
+	common := field(reflect.ValueOf(c), "common")
+	if s.State != Applied || !common.IsValid() || !common.CanAddr() {
+		return
+	}
+	state := field(common.Addr(), "ClientSyncedState")
+	if !state.IsValid() {
+		return
+	}
+	if known, ok := reflect.TypeAssert[interface{ SetLastConnectionSettingsHash([]byte) }](state.Addr()); ok {
+		known.SetLastConnectionSettingsHash(s.Hash)
+	}
+}
+
 // heardMessage is the beginning of each message.
 func (s *Session) heardMessage(m *types.MessageData) {
 	h := s.heard

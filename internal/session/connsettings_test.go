@@ -252,7 +252,7 @@ func TestOfferWithoutAHash(t *testing.T) {
 func TestSettingsStatusOfAFormerSession(t *testing.T) {
 	t.Parallel()
 	transports(t, func(t *testing.T, transport session.Transport) {
-		for _, former := range []session.RemoteConfigState{session.Failed, session.Applied} {
+		for _, former := range []session.RemoteConfigState{session.Failed, session.Applying} {
 			t.Run(string(former), func(t *testing.T) {
 				t.Parallel()
 				server := startServer(t, nil)
@@ -285,6 +285,30 @@ func TestSettingsStatusOfAFormerSession(t *testing.T) {
 				assert.Nil(t, m.GetConnectionSettingsStatus())
 			})
 		}
+	})
+}
+
+// TestOfferInForceIsKnown: a server that offers the same in each first answer does
+// not make the agent tell that it is being applied.
+func TestOfferInForceIsKnown(t *testing.T) {
+	t.Parallel()
+	transports(t, func(t *testing.T, transport session.Transport) {
+		server := startServer(t, nil)
+		for _, hash := range []string{"h", "next"} {
+			server.reply(&protobufs.ServerToAgent{ConnectionSettings: &protobufs.ConnectionSettingsOffers{
+				Hash: []byte(hash), OwnLogs: &protobufs.TelemetryConnectionSettings{DestinationEndpoint: "https://x"},
+			}})
+		}
+		set, events := settings(t, transport, server.url(transport))
+		set.Capabilities.OwnLogs = true
+		set.Initial.Settings = session.SettingsStatus{Hash: []byte("h"), State: session.Applied}
+		s := start(t, set)
+		hash, status := server.settingsStatus(t)
+		assert.Equal(t, "h applied", hash+" "+status)
+		require.NoError(t, s.SetHealth(health.Node{Status: "x"})) // over HTTP, fetches the second answer
+		assert.Equal(t, "next", string(events.nextSettings(t).Hash))
+		hash, status = server.settingsStatus(t)
+		assert.Equal(t, "next applying", hash+" "+status)
 	})
 }
 

@@ -139,6 +139,7 @@ func Start(ctx context.Context, set Settings) (*Session, error) {
 		start.BackoffPolicy = func() types.BackoffPolicy { return noPauses{} }
 		start.HeaderFunc = s.headerFunc(set, prepare)
 	}
+	knowOffer(s.client, set.Initial.Settings)
 	if err := s.client.Start(ctx, start); err != nil {
 		return nil, fmt.Errorf("starting the OpAMP client for %q: %w", set.Endpoint, err)
 	}

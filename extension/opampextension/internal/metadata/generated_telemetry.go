@@ -29,10 +29,13 @@ type TelemetryBuilder struct {
 	mu                                   sync.Mutex
 	registrations                        []metric.Registration
 	OpampApplyDuration                   metric.Float64Histogram
+	OpampCertificateExpiryTimestamp      metric.Float64ObservableGauge
 	OpampConfigInfo                      metric.Int64ObservableGauge
 	OpampConfigLastApplySuccessTimestamp metric.Float64ObservableGauge
 	OpampConfigLastApplySuccessful       metric.Int64ObservableGauge
 	OpampConnected                       metric.Int64ObservableGauge
+	OpampConnectionSettingsSuccessful    metric.Int64ObservableGauge
+	OpampConnectionSwitches              metric.Int64ObservableCounter
 	OpampConnections                     metric.Int64ObservableCounter
 	OpampCustomMessagesDropped           metric.Int64ObservableCounter
 	OpampFailedStarts                    metric.Int64ObservableGauge
@@ -52,6 +55,21 @@ type telemetryBuilderOptionFunc func(mb *TelemetryBuilder)
 
 func (tbof telemetryBuilderOptionFunc) apply(mb *TelemetryBuilder) {
 	tbof(mb)
+}
+
+// RegisterOpampCertificateExpiryTimestampCallback sets callback for observable OpampCertificateExpiryTimestamp metric.
+func (builder *TelemetryBuilder) RegisterOpampCertificateExpiryTimestampCallback(cb metric.Float64Callback) error {
+	reg, err := builder.meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
+		cb(ctx, &observerFloat64{inst: builder.OpampCertificateExpiryTimestamp, obs: o})
+		return nil
+	}, builder.OpampCertificateExpiryTimestamp)
+	if err != nil {
+		return err
+	}
+	builder.mu.Lock()
+	defer builder.mu.Unlock()
+	builder.registrations = append(builder.registrations, reg)
+	return nil
 }
 
 // RegisterOpampConfigInfoCallback sets callback for observable OpampConfigInfo metric.
@@ -105,6 +123,36 @@ func (builder *TelemetryBuilder) RegisterOpampConnectedCallback(cb metric.Int64C
 		cb(ctx, &observerInt64{inst: builder.OpampConnected, obs: o})
 		return nil
 	}, builder.OpampConnected)
+	if err != nil {
+		return err
+	}
+	builder.mu.Lock()
+	defer builder.mu.Unlock()
+	builder.registrations = append(builder.registrations, reg)
+	return nil
+}
+
+// RegisterOpampConnectionSettingsSuccessfulCallback sets callback for observable OpampConnectionSettingsSuccessful metric.
+func (builder *TelemetryBuilder) RegisterOpampConnectionSettingsSuccessfulCallback(cb metric.Int64Callback) error {
+	reg, err := builder.meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
+		cb(ctx, &observerInt64{inst: builder.OpampConnectionSettingsSuccessful, obs: o})
+		return nil
+	}, builder.OpampConnectionSettingsSuccessful)
+	if err != nil {
+		return err
+	}
+	builder.mu.Lock()
+	defer builder.mu.Unlock()
+	builder.registrations = append(builder.registrations, reg)
+	return nil
+}
+
+// RegisterOpampConnectionSwitchesCallback sets callback for observable OpampConnectionSwitches metric.
+func (builder *TelemetryBuilder) RegisterOpampConnectionSwitchesCallback(cb metric.Int64Callback) error {
+	reg, err := builder.meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
+		cb(ctx, &observerInt64{inst: builder.OpampConnectionSwitches, obs: o})
+		return nil
+	}, builder.OpampConnectionSwitches)
 	if err != nil {
 		return err
 	}
@@ -279,6 +327,12 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 		metric.WithExplicitBucketBoundaries([]float64{0.1, 0.25, 0.5, 1, 2.5, 5, 7.5, 10, 15, 30, 60, 120}...),
 	)
 	errs = errors.Join(errs, err)
+	builder.OpampCertificateExpiryTimestamp, err = builder.meter.Float64ObservableGauge(
+		"otelcol_opamp_certificate_expiry_timestamp",
+		metric.WithDescription("When the client certificate that the server gave expires, in seconds since 1970. Not reported if there is none. [Development]"),
+		metric.WithUnit("s"),
+	)
+	errs = errors.Join(errs, err)
 	builder.OpampConfigInfo, err = builder.meter.Int64ObservableGauge(
 		"otelcol_opamp_config_info",
 		metric.WithDescription("Always 1; its attributes say which configuration runs and which one the server sent last. [Development]"),
@@ -301,6 +355,18 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 		"otelcol_opamp_connected",
 		metric.WithDescription("1 while the OpAMP server can be reached, else 0. [Development]"),
 		metric.WithUnit("1"),
+	)
+	errs = errors.Join(errs, err)
+	builder.OpampConnectionSettingsSuccessful, err = builder.meter.Int64ObservableGauge(
+		"otelcol_opamp_connection_settings_successful",
+		metric.WithDescription("1 if the last connection settings of the server were applied, 0 if they failed or are being worked on. Not reported if none came. [Development]"),
+		metric.WithUnit("1"),
+	)
+	errs = errors.Join(errs, err)
+	builder.OpampConnectionSwitches, err = builder.meter.Int64ObservableCounter(
+		"otelcol_opamp_connection_switches",
+		metric.WithDescription("What became of offered settings of the OpAMP connection since the process began: `applied` or `failed`. [Development]"),
+		metric.WithUnit("{switch}"),
 	)
 	errs = errors.Join(errs, err)
 	builder.OpampConnections, err = builder.meter.Int64ObservableCounter(
