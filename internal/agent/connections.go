@@ -28,7 +28,7 @@ import (
 
 // connectionsName is the record of what the server offered of connections. It
 // holds secrets; like all records it is readable by its owner only.
-const connectionsName = "connections"
+const connectionsName = "connection_settings"
 
 // Connections is what an extension says about offered connections.
 type Connections struct {
@@ -162,7 +162,7 @@ func (a *Agent) takeSettings(offer connsettings.Offer) {
 func (a *Agent) settingsOffered(offer connsettings.Offer) {
 	c := &a.connections
 	hash, ctx := hex.EncodeToString(offer.Hash), a.verdictContext()
-	if hash == c.record.Hash && (c.record.Refused == "" || c.record.Context == ctx) {
+	if hash == c.record.Hash && !a.offerOpen() {
 		a.restateSettings() // the client has told that it is being applied
 		return
 	}
@@ -519,6 +519,12 @@ func (a *Agent) reportSettings() {
 		return
 	}
 	a.restateSettings()
+}
+
+// offerOpen reports whether the newest offer is to be worked on if it comes again.
+func (a *Agent) offerOpen() bool {
+	r := a.connections.record
+	return r.Refused != "" && r.Context != a.verdictContext()
 }
 
 func (a *Agent) restateSettings() {

@@ -347,6 +347,7 @@ func (a *Agent) startSession() error {
 		CustomCapabilities: a.custom.registry.Capabilities(),
 	}
 	set := a.settings.Session
+	a.reported.Settings.Open = a.offerOpen()
 	set.InstanceUID = uid
 	set.Initial = a.reported
 	set.Log = logAdapter{&a.log}

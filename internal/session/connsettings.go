@@ -71,11 +71,10 @@ func (s *Session) tellLocked() {
 }
 
 // knowOffer makes the client take an offer with this hash for one that it had before:
-// a new client would report it as being applied, and pass it on. Only what is in
-// force is known; what failed may be judged anew.
+// a new client would report it as being applied, and pass it on.
 func knowOffer(c client.OpAMPClient, s SettingsStatus) {
 	common := field(reflect.ValueOf(c), "common")
-	if s.State != Applied || !common.IsValid() || !common.CanAddr() {
+	if s.Open || len(s.Hash) == 0 || !common.IsValid() || !common.CanAddr() {
 		return
 	}
 	state := field(common.Addr(), "ClientSyncedState")

@@ -252,7 +252,7 @@ func TestOfferWithoutAHash(t *testing.T) {
 func TestSettingsStatusOfAFormerSession(t *testing.T) {
 	t.Parallel()
 	transports(t, func(t *testing.T, transport session.Transport) {
-		for _, former := range []session.RemoteConfigState{session.Failed, session.Applying} {
+		for _, former := range []session.RemoteConfigState{session.Failed, session.Applied} {
 			t.Run(string(former), func(t *testing.T) {
 				t.Parallel()
 				server := startServer(t, nil)
@@ -261,7 +261,7 @@ func TestSettingsStatusOfAFormerSession(t *testing.T) {
 				}})
 				set, events := settings(t, transport, server.url(transport))
 				set.Capabilities.OwnLogs = true
-				set.Initial.Settings = session.SettingsStatus{Hash: []byte("h"), State: former}
+				set.Initial.Settings = session.SettingsStatus{Hash: []byte("h"), State: former, Open: true}
 				s := start(t, set)
 				status := func() string {
 					hash, status := server.settingsStatus(t)

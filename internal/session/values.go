@@ -122,6 +122,9 @@ type RemoteConfigStatus struct {
 // SettingsStatus is the state of the offer of connection settings with the given
 // hash; the zero value means that none was received.
 type SettingsStatus struct {
+	// Open means that the offer is to be told of if it comes again; for the first
+	// status of a session only.
+	Open bool
 	Hash    []byte
 	State   RemoteConfigState
 	Message string

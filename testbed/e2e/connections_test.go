@@ -105,8 +105,8 @@ func connectionOffer(t *testing.T, format string, args ...any) *protobufs.Connec
 // to it.
 func (w *world) arrives(s *opampserver.Server, uid string) opampserver.Agent {
 	w.t.Helper()
-	agent, err := s.WaitFor(patiently(w.t), uid, func(a opampserver.Agent) bool { return a.Connected && a.Identifying != nil })
-	require.NoErrorf(w.t, err, "the agent must come to %s", s.Addr())
+	agent, err := s.WaitFor(patiently(w.t), uid, func(a opampserver.Agent) bool { return a.Connected && a.Identifying != nil && a.Health.GetHealthy() })
+	require.NoErrorf(w.t, err, "the agent must come to %s, and be up", s.Addr())
 	return agent
 }
 

@@ -170,4 +170,5 @@ func TestBadOwnTelemetry(t *testing.T) {
 	assert.True(t, agent.Health.GetHealthy())
 	l.requireNothingLost()
 	c.requireAlive()
+	assert.Equal(t, 1, c.terminate(), "the Collector cannot flush its own telemetry (docs/connections.md)")
 }
