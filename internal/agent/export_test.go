@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/otelcol-opamp/otelcol-opamp/internal/connsettings"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/preflight"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/remoteconfig"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/rollout"
@@ -54,6 +55,19 @@ func Save(path string, r rollout.Record) (err error) {
 	}
 	defer func() { err = errors.Join(err, dir.Close()) }()
 	return (&store{dir}).save(r)
+}
+
+// SaveValues saves values in the folder at path.
+func SaveValues(path string, values ...connsettings.Values) (err error) {
+	dir, err := statedir.Open(path, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, dir.Close()) }()
+	for _, v := range values {
+		err = errors.Join(err, (&store{dir}).write(bodyName(v.Digest()), v.Encode()))
+	}
+	return err
 }
 
 // SaveBlocks saves what safe mode runs in the folder at path.

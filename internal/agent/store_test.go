@@ -20,6 +20,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/otelcol-opamp/otelcol-opamp/internal/agent"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/connsettings"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/preflight"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/process"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/remoteconfig"
@@ -632,13 +633,17 @@ func FuzzLoad(f *testing.F) {
 // Values need no body of a remote configuration: one that is not there is not lost.
 func TestValuesWithoutARemoteConfigurationNeedNoBody(t *testing.T) {
 	t.Parallel()
+	one := connsettings.Values{Others: map[string]connsettings.Destination{"a": {Endpoint: "https://a"}}}
+	other := connsettings.Values{Others: map[string]connsettings.Destination{"b": {Endpoint: "https://b"}}}
+	v, u := one.Digest(), other.Digest()
 	for _, r := range []rollout.Record{
-		{LastKnownGood: remoteconfig.Ref{Values: "v"}, Earlier: []remoteconfig.Ref{{Values: "u"}}},
-		{Candidate: &rollout.Candidate{Ref: remoteconfig.Ref{Values: "v"}, Settings: "01", Phase: rollout.PhasePending}},
-		{Candidate: &rollout.Candidate{Settings: "01", Phase: rollout.PhasePending}, LastKnownGood: remoteconfig.Ref{Values: "v"}},
+		{LastKnownGood: remoteconfig.Ref{Values: v}, Earlier: []remoteconfig.Ref{{Values: u}}},
+		{Candidate: &rollout.Candidate{Ref: remoteconfig.Ref{Values: v}, Settings: "01", Phase: rollout.PhasePending}},
+		{Candidate: &rollout.Candidate{Settings: "01", Phase: rollout.PhasePending}, LastKnownGood: remoteconfig.Ref{Values: v}},
 	} {
 		path := fastFolder(t)
 		require.NoError(t, agent.Save(path, r))
+		require.NoError(t, agent.SaveValues(path, one, other))
 		got, notes, err := agent.Load(path, "boot")
 		require.NoError(t, err)
 		assert.Empty(t, notes)

@@ -110,6 +110,13 @@ func (w *world) arrives(s *opampserver.Server, uid string) opampserver.Agent {
 	return agent
 }
 
+// isUp waits until the server was told, since mark, that everything has started.
+func (w *world) isUp(mark int) {
+	w.t.Helper()
+	_, err := w.server.WaitMessage(patiently(w.t), mark, func(m opampserver.Message) bool { return m.Received.GetHealth().GetHealthy() })
+	require.NoError(w.t, err)
+}
+
 // connectionStates are the changes of the status of connection settings, in the
 // order in which they were reported to any of the servers, from a moment on.
 func connectionStates(hash []byte, since time.Time, servers ...*opampserver.Server) []protobufs.ConnectionSettingsStatuses {

@@ -298,13 +298,14 @@ func TestCertificateRotation(t *testing.T) {
 			// A restart: with the last certificate, not with that for the start.
 			c.stop()
 			begin := time.Now()
+			from := w.server.Mark()
 			c = w.start(args)
 			again, err := w.server.WaitAttempt(patiently(t), begin, func(opampserver.Attempt) bool { return true })
 			require.NoError(t, err)
 			if assert.NotNil(t, again.Certificate) {
 				assert.NotEqual(t, "starter", again.Certificate.Subject.CommonName)
 			}
-			w.arrives(w.server, agent.UID)
+			w.isUp(from)
 			gather()
 			c.requireAlive()
 
@@ -393,10 +394,11 @@ func TestHeaderRotation(t *testing.T) {
 
 			c.stop() // which checks the log
 			begin := time.Now()
+			mark := w.server.Mark()
 			w.start(args)
 			_, err := w.server.WaitAttempt(patiently(t), begin, func(opampserver.Attempt) bool { return true })
 			require.NoError(t, err)
-			w.arrives(w.server, agent.UID)
+			w.isUp(mark)
 			assert.Equal(t, []string{three}, authorizations(w.server.Attempts(), begin), "after a restart")
 		})
 	}
