@@ -94,6 +94,8 @@ type connectionsRecord struct {
 	// OpAMP and Values say which parts it had.
 	OpAMP  bool `json:"opamp,omitempty"`
 	Values bool `json:"values,omitempty"`
+	// Offered is the part for the OpAMP connection until the switch has it.
+	Offered *connsettings.Connection `json:"offered,omitempty"`
 	// Wanted is the digest of the values with it.
 	Wanted string                    `json:"wanted,omitempty"`
 	Switch connsettings.SwitchRecord `json:"switch"`
@@ -171,6 +173,7 @@ func (a *Agent) settingsOffered(offer connsettings.Offer) {
 	c.record.Local = a.settings.Connections.Local
 	c.record.OpAMP, c.record.Values = offer.OpAMP != nil, offer.Own != nil || offer.Others != nil
 	values, err := a.judge(&offer)
+	c.record.Offered = offer.OpAMP
 	if err == nil && c.record.Values {
 		c.record.Wanted = values.Digest()
 		err = a.saveValues(values)
@@ -192,10 +195,15 @@ func (a *Agent) settingsOffered(offer connsettings.Offer) {
 	if c.record.Values {
 		a.offerValues()
 	}
-	if offer.OpAMP != nil {
-		a.switchStep(connsettings.SwitchOffered{Hash: hash, Connection: *offer.OpAMP})
-	}
+	a.offerConnection()
 	a.reportSettings()
+}
+
+// offerConnection gives the switch what was offered for the OpAMP connection.
+func (a *Agent) offerConnection() {
+	if r := a.connections.record; r.Offered != nil {
+		a.switchStep(connsettings.SwitchOffered{Hash: r.Hash, Connection: *r.Offered})
+	}
 }
 
 // judge returns the values of an offer that may be applied. It completes
@@ -295,6 +303,9 @@ func (a *Agent) switchStep(event connsettings.SwitchEvent) {
 		case connsettings.SwitchPersist:
 			_ = failpoint.Hit("switch.persist")
 			a.connections.record.Switch = e.Record
+			if s := e.Record; s.Status.Hash == a.connections.record.Hash {
+				a.connections.record.Offered = nil
+			}
 			if err := a.saveConnections(); err != nil {
 				a.log.Load().Error("Saving the settings of the OpAMP connection", zap.Error(err))
 				if e.Must {
@@ -356,7 +367,9 @@ func (a *Agent) beginSession() error {
 // heard and unheard say how the session numbered attempt fares.
 func (a *Agent) heard(attempt uint64) {
 	if attempt == a.connections.attempt && a.session != nil {
-		_ = failpoint.Hit("switch.answered")
+		if a.connections.opamp.Record().Candidate != nil {
+			_ = failpoint.Hit("switch.answered")
+		}
 		a.switchStep(connsettings.Answered{})
 	}
 }
@@ -388,6 +401,7 @@ func (a *Agent) bootConnections() {
 		c.booted, c.booting = true, true
 		if a.settings.Connections.OpAMP {
 			a.switchStep(connsettings.SwitchBooted{Record: c.record.Switch})
+			a.offerConnection() // the process ended before the switch had it
 		}
 		c.booting = false
 		if s := a.machine.Record().Settings; c.record.Values && c.record.Refused == "" && (s.Hash != c.record.Hash || s.State == rollout.StatusUnset) {

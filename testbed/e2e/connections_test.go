@@ -441,6 +441,8 @@ func TestKilledWhileSwitching(t *testing.T) {
 						wrong = connectionsApplied
 					}
 					assert.NotContains(t, connectionStates(hash, time.Time{}, w.server, other), wrong, "what was never true")
+					_, err := where.WaitFor(patiently(t), agent.UID, func(a opampserver.Agent) bool { return a.Connected && a.Health.GetHealthy() })
+					require.NoError(t, err, "it is up before it is stopped")
 				})
 			}
 		}
