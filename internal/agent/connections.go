@@ -322,7 +322,7 @@ func (a *Agent) switchStep(event connsettings.SwitchEvent) {
 				a.log.Load().Error("No connection to the OpAMP server", zap.Error(err))
 			}
 		case connsettings.StartVerifyTimer:
-			a.after(a.settings.Connections.VerifyTimeout, func() { a.switchStep(connsettings.VerifyTimedOut{ID: e.ID}) })
+			a.after(a.settings.Connections.VerifyTimeout, func() { a.switchStep(connsettings.VerifyTimedOut(e)) })
 		case connsettings.SwitchReport:
 			_ = failpoint.Hit("switch.report")
 			a.switched(e.Status)
@@ -341,8 +341,9 @@ func (a *Agent) switched(s connsettings.Status) {
 		a.connections.switched++
 		a.log.Load().Info("The offered settings of the OpAMP connection are in use", zap.String("hash", short(s.Hash)))
 		a.removeBootstrap()
-	default:
+	case connsettings.StatusApplying:
 		a.log.Load().Info("Trying the offered settings of the OpAMP connection", zap.String("hash", short(s.Hash)))
+	case connsettings.StatusUnset: // forgotten; said by who wanted that
 	}
 	a.reportSettings()
 	a.planCertificate()
