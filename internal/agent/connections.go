@@ -398,7 +398,7 @@ func (a *Agent) switchStep(event connsettings.SwitchEvent) {
 		case connsettings.StartVerifyTimer:
 			a.after(a.settings.Connections.VerifyTimeout, func() {
 				if a.settings.Connections.OpAMP && a.working.Err() == nil { // the next process goes on
-					a.switchStep(connsettings.VerifyTimedOut{ID: e.ID})
+					a.switchStep(connsettings.VerifyTimedOut(e))
 				}
 			})
 		case connsettings.SwitchReport:

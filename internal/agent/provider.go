@@ -87,6 +87,11 @@ func AcquireProvider(ctx context.Context, name, stateDir string, log *zap.Logger
 		if a.storeErr != nil {
 			a.tryFolder()
 		}
+		if !a.safe && len(configURIs(a.args())) == 0 {
+			// The host's own word for it is "empty configuration file".
+			console.Logger().Warn("No local configuration is among --config: nothing says where the OpAMP server is. " +
+				"Add --config=FILE with an extension opamp before the opamp: URI")
+		}
 		if a.safe {
 			a.lookToLeaveSafeMode(verdictContext(a.args()), time.Now())
 		}

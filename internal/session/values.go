@@ -125,6 +125,7 @@ type SettingsStatus struct {
 	// Open means that the offer is to be told of if it comes again; for the first
 	// status of a session only.
 	Open bool
+
 	Hash    []byte
 	State   RemoteConfigState
 	Message string

@@ -50,12 +50,6 @@ func run(set settings) (err error) {
 	if err := os.MkdirAll(set.state, 0o700); err != nil {
 		return fmt.Errorf("making the folder for state and logs: %w", err)
 	}
-	log, err := os.Create(filepath.Join(set.state, "collector.log"))
-	if err != nil {
-		return fmt.Errorf("opening the Collector's log: %w", err)
-	}
-	defer log.Close() //nolint:errcheck // a log
-
 	server, err := otelcol.Start(otelcol.Settings{Binary: set.server, LogTo: os.Stdout})
 	if err != nil {
 		return fmt.Errorf("starting the development server: %w", err)
@@ -65,6 +59,11 @@ func run(set settings) (err error) {
 		return fmt.Errorf("starting the development server: %w", err)
 	}
 
+	log, err := os.OpenFile(filepath.Join(set.state, "collector.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600) // a second run here ends at the server, and takes nothing from the first
+	if err != nil {
+		return fmt.Errorf("opening the Collector's log: %w", err)
+	}
+	defer log.Close() //nolint:errcheck // a log
 	collector, err := otelcol.Start(otelcol.Settings{
 		Binary: set.collector,
 		Args:   []string{"--config=" + set.config, "--config=opamp:?state_dir=" + filepath.Join(set.state, "state")},
