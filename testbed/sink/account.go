@@ -18,14 +18,24 @@ type account struct {
 	attributes   map[attribute]*sighting
 	metricPoints map[string]int
 	logRecords   int
+	via          string // Settings.Via
+	arrivals     map[SpanRef][]string
+}
+
+// SpanRef identifies a span.
+type SpanRef struct {
+	Trace pcommon.TraceID
+	Span  pcommon.SpanID
 }
 
 type attribute struct{ key, value string }
 
 type sighting struct{ first, last time.Time }
 
-func newAccount() account {
+func newAccount(via string) account {
 	return account{
+		via:          via,
+		arrivals:     map[SpanRef][]string{},
 		runs:         map[string]map[uint64]int{},
 		attributes:   map[attribute]*sighting{},
 		metricPoints: map[string]int{},
@@ -35,12 +45,25 @@ func newAccount() account {
 func (a *account) addTraces(td ptrace.Traces, now time.Time) {
 	for _, rs := range td.ResourceSpans().All() {
 		a.addAttributes(rs.Resource().Attributes(), now)
+		via := a.viaOf(rs.Resource())
 		for _, ss := range rs.ScopeSpans().All() {
 			for _, span := range ss.Spans().All() {
 				a.addSpan(span, now)
+				if a.via != "" {
+					ref := SpanRef{Trace: span.TraceID(), Span: span.SpanID()}
+					a.arrivals[ref] = append(a.arrivals[ref], via)
+				}
 			}
 		}
 	}
+}
+
+// viaOf returns the value of the attribute Settings.Via, empty if there is none.
+func (a *account) viaOf(resource pcommon.Resource) string {
+	if value, ok := resource.Attributes().Get(a.via); ok {
+		return value.AsString()
+	}
+	return ""
 }
 
 func (a *account) addSpan(span ptrace.Span, now time.Time) {

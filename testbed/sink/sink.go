@@ -40,6 +40,9 @@ type Settings struct {
 	Addr string
 	// HTTPAddr is the TCP address of the HTTP endpoint, 127.0.0.1:0 when empty.
 	HTTPAddr string
+	// Via is the resource attribute that says through which Collector a span came.
+	// When it is not empty, every span is remembered: see [Sink.Arrivals].
+	Via string
 }
 
 // Sink is a running endpoint. It is created by [Start] and ended by [Sink.Stop].
@@ -72,7 +75,7 @@ func Start(settings Settings) (*Sink, error) {
 		httpListener: httpListener,
 		grpc:         grpc.NewServer(grpc.MaxRecvMsgSize(maxMessageBytes)),
 		changed:      make(chan struct{}),
-		account:      newAccount(),
+		account:      newAccount(settings.Via),
 	}
 	ptraceotlp.RegisterGRPCServer(s.grpc, &tracesServer{sink: s})
 	pmetricotlp.RegisterGRPCServer(s.grpc, &metricsServer{sink: s})
