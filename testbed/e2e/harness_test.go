@@ -120,6 +120,8 @@ type options struct {
 	noServer bool
 	// rollout is merged over the short times below, as a YAML flow map.
 	rollout string
+	// via is a setting of the sink.
+	via string
 }
 
 // longTrial is a setting for options.rollout with time to do something during the
@@ -162,7 +164,7 @@ func newWorld(t *testing.T, o options) *world {
 		w.settings.TLS, w.caFile = selfSigned(t, w.dir)
 	}
 	var err error
-	w.sink, err = sink.Start(sink.Settings{})
+	w.sink, err = sink.Start(sink.Settings{Via: o.via})
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, w.sink.Stop(cleanupContext(t))) })
 	if o.noServer {
@@ -251,6 +253,23 @@ service:
   pipelines:
     traces: {receivers: [otlp], processors: [batch], exporters: [otlp_grpc]}
 `, w.receiver, w.sink.Endpoint())
+}
+
+// block returns a block of a page of the documentation, with what is special to
+// the machine replaced. Every text to be replaced must be there.
+func block(t *testing.T, page, name string, replace map[string]string) string {
+	t.Helper()
+	content, err := os.ReadFile(page)
+	require.NoError(t, err)
+	_, after, ok := strings.Cut(string(content), "<!-- tested by testbed/e2e: "+name+" -->\n```yaml\n")
+	require.Truef(t, ok, "%s must have the block %q", page, name)
+	text, _, ok := strings.Cut(after, "\n```\n")
+	require.Truef(t, ok, "the block %q must have an end", name)
+	for from, to := range replace {
+		require.Containsf(t, text, from, "the block %q", name)
+		text = strings.ReplaceAll(text, from, to)
+	}
+	return text + "\n"
 }
 
 // marking is a configuration that marks every span that passes with a value.
