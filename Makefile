@@ -59,7 +59,7 @@ $(RACE): testbed/_build/go.sum $(SOURCES) $(TESTBED)
 	@cd testbed/_build && CGO_ENABLED=1 $(GO) build -race -tags failpoints -o ../../$@ .
 
 $(SAMPLING): testbed/builder-config-sampling.yaml $(SOURCES)
-	@echo "==> building $@ (the first time this takes two minutes or more)"
+	@echo "==> building $@ (the first time this takes one to two minutes more)"
 	@$(TOOL) builder --config $< --skip-compilation
 	@cd testbed/_build_sampling && $(GOBUILD) -o ../../$@ .
 
