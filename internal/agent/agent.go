@@ -249,6 +249,7 @@ func (a *Agent) tryFolder() {
 		a.openToOperators()
 		a.lookAtRequests()
 		_ = a.persist(rollout.Persist{Record: a.machine.Record()}) // a failure is tried again
+		a.restoreFiles()
 		if a.extension == nil {
 			return
 		}

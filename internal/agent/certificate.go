@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"errors"
 	"io/fs"
 	"math/rand/v2"
@@ -19,67 +20,140 @@ const (
 	// an authority with a human in it takes its time.
 	firstAsk = 5 * time.Second
 	lastAsk  = time.Hour
+	// leastAsk is the time between two requests at least, whatever a server sends.
+	leastAsk = time.Second
 	// askAgain is the part of what is left of a certificate's lifetime after which
-	// the request for the next one is repeated.
+	// the request for the next one is repeated, and before which none is made: a
+	// server may issue certificates that are old when they come.
 	askAgain = 4
-	// keepKeys is how many keys are kept: of the certificate in use, and of the
-	// last two that were asked for, since an answer may be late.
-	keepKeys = 3
+	// keepKeys is how many keys are kept besides that of the certificate in use:
+	// those of the last two requests, since an answer may be late.
+	keepKeys = 2
 )
+
+// madeKey is a private key that was made here.
+type madeKey struct {
+	Key []byte `json:"key"` // PEM
+	// UID is the instance UID for which a certificate was requested with it.
+	UID string `json:"uid"`
+}
+
+// certificatePlan is what is to be done about this agent's certificate. It belongs to
+// the agent's goroutine.
+type certificatePlan struct {
+	// planned numbers the plans: a timer of an earlier one does nothing.
+	planned uint64
+	timer   *time.Timer
+	// about is what was asked for, and why; asked counts the requests for it, and
+	// askedAt is when the latest was made.
+	about   string
+	asked   int
+	askedAt time.Time
+	// cert is the certificate in use, which came at the time came; zero if a former
+	// process got it.
+	cert []byte
+	came time.Time
+	// presented: the session uses it.
+	presented bool
+}
 
 // planCertificate sees to it that there is a certificate of the server for this
 // agent, if the user wants that.
 func (a *Agent) planCertificate() {
-	c := &a.connections
-	if c.renewal != nil {
-		c.renewal.Stop()
-		c.renewal = nil
+	c := &a.connections.certificate
+	c.planned++
+	if c.timer != nil {
+		c.timer.Stop()
+		c.timer = nil
+	}
+	if a.certificateExpired() && c.presented && a.session != nil {
+		// The server would refuse it; what is local may let the agent in.
+		a.log.Load().Warn("The certificate that the server gave has expired: connecting without it")
+		c.presented = false
+		a.warn("Connecting without the certificate", a.switchSession()) // which plans
+		return
 	}
 	if !a.settings.Connections.Certificate.Request || !a.settings.Connections.OpAMP || a.supervised || a.ephemeral() != "" {
+		if plan := c.planned; c.presented {
+			c.timer = a.after(time.Until(a.certificateEnd())+time.Millisecond, func() {
+				if plan == c.planned && !a.released {
+					a.planCertificate()
+				}
+			})
+		}
 		return
 	}
 	at, reason := a.certificateDue()
-	wait := max(0, time.Until(at))
-	if reason != "" {
-		wait = min(firstAsk<<min(c.asked, 20), lastAsk)
-		if c.asked == 0 {
-			wait = 0
-		}
-	} else if c.asked > 0 {
-		// Renewal is due and was asked for.
-		if left := time.Until(a.certificateEnd()) / askAgain; wait < left {
-			wait = max(left, time.Second)
+	a.planAbout(reason)
+	var wait time.Duration
+	left := time.Until(a.certificateEnd()) / askAgain
+	switch {
+	case c.asked > 0 && reason != "":
+		wait = min(firstAsk<<min(c.asked-1, 20), lastAsk)
+	case c.asked > 0:
+		wait = left
+	case reason == "":
+		wait = time.Until(at)
+		if !c.came.IsZero() {
+			wait = max(wait, a.certificateEnd().Sub(c.came)/askAgain-time.Since(c.came))
 		}
 	}
-	c.renewal = a.after(wait, func() {
-		c.renewal = nil
-		if a.session == nil || a.released {
-			a.planLater()
-			return
+	if !c.askedAt.IsZero() {
+		wait = max(wait, leastAsk-time.Since(c.askedAt))
+	}
+	a.planAt(max(0, wait), reason)
+}
+
+// planAt requests a certificate, or looks again, after a while.
+func (a *Agent) planAt(wait time.Duration, reason string) {
+	c := &a.connections.certificate
+	plan := c.planned
+	c.timer = a.after(wait, func() {
+		switch {
+		case plan != c.planned || a.released || a.working.Err() != nil:
+		case a.session == nil: // there may be one soon
+			a.planAt(leastAsk, reason)
+		default:
+			a.requestCertificate(reason)
 		}
-		a.requestCertificate(reason)
 	})
 }
 
-// planLater looks again when there may be a session.
-func (a *Agent) planLater() {
-	a.connections.renewal = a.after(time.Second, a.planCertificate)
+// planAbout begins anew if it is about another certificate, or for another reason.
+func (a *Agent) planAbout(reason string) {
+	c := &a.connections.certificate
+	var cert []byte
+	if use := a.inUse(); use != nil && use.Certificate != nil {
+		cert = use.Certificate.Cert
+	}
+	uid, _ := a.uid() // said when the session was started
+	about := uid.String() + " " + reason + " " + string(cert)
+	if about == c.about {
+		return
+	}
+	if c.about != "" && !bytes.Equal(cert, c.cert) {
+		c.came = time.Now()
+	}
+	c.about, c.cert, c.asked = about, cert, 0
 }
 
 // certificateDue returns when the next certificate is to be requested; with a
 // reason if there is none that can be used.
 func (a *Agent) certificateDue() (time.Time, string) {
-	use := a.connections.opamp.Use()
+	use := a.inUse()
 	if use == nil || use.Certificate == nil {
 		return time.Time{}, "there is none yet"
 	}
-	uid, err := a.uid()
-	if err == nil {
-		if name, err := connsettings.CommonName(use.Certificate.Cert); err == nil && name != uid.String() {
-			return time.Time{}, "the instance UID has changed"
+	if uid, err := a.uid(); err == nil {
+		// What a server calls the agent in it is its own affair: what counts is for
+		// whom it was requested.
+		for _, made := range a.connections.record.Keys {
+			if bytes.Equal(made.Key, use.Certificate.Key) && made.UID != uid.String() {
+				return time.Time{}, "the instance UID has changed"
+			}
 		}
 	}
-	if time.Now().After(a.certificateEnd()) {
+	if a.certificateExpired() {
 		return time.Time{}, "the one in use has expired"
 	}
 	at, err := connsettings.RenewAt(use.Certificate.Cert, rand.Float64)
@@ -92,7 +166,7 @@ func (a *Agent) certificateDue() (time.Time, string) {
 // certificateEnd returns when the certificate in use expires; the zero time if there
 // is none.
 func (a *Agent) certificateEnd() time.Time {
-	if use := a.connections.opamp.Use(); use != nil && use.Certificate != nil {
+	if use := a.inUse(); use != nil && use.Certificate != nil {
 		if end, err := connsettings.NotAfter(use.Certificate.Cert); err == nil {
 			return end
 		}
@@ -100,34 +174,76 @@ func (a *Agent) certificateEnd() time.Time {
 	return time.Time{}
 }
 
+func (a *Agent) certificateExpired() bool {
+	end := a.certificateEnd()
+	return !end.IsZero() && time.Now().After(end)
+}
+
+// keys are all private keys that were made here and are known.
+func (a *Agent) keys() [][]byte {
+	keys := a.usedKeys() // a certificate may be offered once more, with other parts
+	for _, made := range a.connections.record.Keys {
+		keys = append(keys, made.Key)
+	}
+	return keys
+}
+
+// usedKeys are those of the certificates that are used, or may be.
+func (a *Agent) usedKeys() [][]byte {
+	var keys [][]byte
+	record := a.connections.opamp.Record()
+	for _, c := range []*connsettings.Connection{record.Valid, record.Candidate} {
+		if c != nil && c.Certificate != nil {
+			keys = append(keys, c.Certificate.Key)
+		}
+	}
+	return keys
+}
+
+// addKey makes a key for a certificate of uid durable.
+func (a *Agent) addKey(uid string) error {
+	r := &a.connections.record
+	key, err := connsettings.NewKey()
+	if err != nil {
+		return err
+	}
+	used := a.usedKeys()
+	former := r.Keys
+	r.Keys = nil
+	for i, made := range former {
+		if i >= len(former)-keepKeys+1 || slices.ContainsFunc(used, func(k []byte) bool { return bytes.Equal(k, made.Key) }) {
+			r.Keys = append(r.Keys, made)
+		}
+	}
+	r.Keys = append(r.Keys, madeKey{Key: key, UID: uid})
+	if err := a.saveConnections(); err != nil {
+		r.Keys = former
+		return err
+	}
+	return nil
+}
+
 // requestCertificate makes a key and asks the server to certify it. The key is
 // durable before the request leaves.
 func (a *Agent) requestCertificate(reason string) {
-	c := &a.connections
+	c := &a.connections.certificate
 	defer a.planCertificate()
 	uid, err := a.uid()
+	c.askedAt = time.Now()
+	c.asked++
 	if err != nil {
 		return
 	}
-	if c.asked == 0 || len(c.record.Keys) == 0 {
-		key, err := connsettings.NewKey()
-		if err != nil {
-			a.log.Load().Error("Making a key for the agent's certificate", zap.Error(err))
-			c.asked++
-			return
-		}
-		keys := append(slices.Clone(c.record.Keys), key)
-		former := c.record.Keys
-		c.record.Keys = keys[max(0, len(keys)-keepKeys):]
-		if err := a.saveConnections(); err != nil {
-			c.record.Keys = former
-			a.log.Load().Error("Saving the key for the agent's certificate: none is requested", zap.Error(err))
-			c.asked++
+	if keys := a.connections.record.Keys; c.asked == 1 || len(keys) == 0 || keys[len(keys)-1].UID != uid.String() {
+		if err := a.addKey(uid.String()); err != nil {
+			a.log.Load().Error("Making a key for the agent's certificate: none is requested", zap.Error(err))
+			c.asked = 0
+			c.askedAt = c.askedAt.Add(firstAsk) // a disk that is full is not better at once
 			return
 		}
 	}
-	c.asked++
-	csr, err := connsettings.Request(c.record.Keys[len(c.record.Keys)-1], connsettings.Subject{UID: uid.String()})
+	keys := a.connections.record.Keys
+	csr, err := connsettings.Request(keys[len(keys)-1].Key, connsettings.Subject{UID: uid.String()})
 	if err != nil {
 		a.log.Load().Error("Requesting a certificate", zap.Error(err))
 		return
@@ -142,11 +258,9 @@ func (a *Agent) requestCertificate(reason string) {
 // removeBootstrap forgets the certificate with which the agent came, after one of
 // its own has proved itself.
 func (a *Agent) removeBootstrap() {
-	use := a.connections.opamp.Use()
-	if use == nil || use.Certificate == nil {
+	if !a.connections.certificate.presented || a.connections.opamp.Record().Candidate != nil {
 		return
 	}
-	a.connections.asked = 0
 	for _, path := range a.settings.Connections.Certificate.Bootstrap {
 		switch err := os.Remove(path); {
 		case err == nil:

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"go.uber.org/zap"
 
 	"github.com/otelcol-opamp/otelcol-opamp/internal/connsettings"
@@ -65,18 +66,21 @@ type CertificateSettings struct {
 type connections struct {
 	record connectionsRecord
 	opamp  *connsettings.Switch
-	// booted: the switch has been told what the record says. Booting: it is being
-	// told.
-	booted, booting bool
+	// unreadable is why there is a record that cannot be read, and is left alone.
+	unreadable error
+	// booted: what the record says of values was looked at. SwitchBooted: the switch
+	// has been told what it says. Booting: the first session is about to start.
+	booted, switchBooted, booting bool
 	// attempt numbers the sessions: words of an earlier one are no verdict on what
 	// the latest uses.
 	attempt uint64
-	// renewal is nil while nothing is to be done about certificates.
-	renewal *time.Timer
+	// certificate is what is to be done about certificates.
+	certificate certificatePlan
 	// switched and switchedBack count outcomes, for metrics.
 	switched, switchedBack uint64
-	// asked counts the requests for a certificate that brought none.
-	asked int
+	// described is the instance UID for which the attributes of own telemetry were
+	// looked at.
+	described uuid.UUID
 	// served are the values that the host was given last.
 	served connsettings.Values
 }
@@ -96,14 +100,16 @@ type connectionsRecord struct {
 	Values bool `json:"values,omitempty"`
 	// Offered is the part for the OpAMP connection until the switch has it.
 	Offered *connsettings.Connection `json:"offered,omitempty"`
-	// Wanted is the digest of the values with it.
-	Wanted string                    `json:"wanted,omitempty"`
-	Switch connsettings.SwitchRecord `json:"switch"`
+	// Wanted is the digest of the values with the newest offer that had some and was
+	// not refused; WantedHash is its hash.
+	Wanted     string                    `json:"wanted,omitempty"`
+	WantedHash string                    `json:"wanted_hash,omitempty"`
+	Switch     connsettings.SwitchRecord `json:"switch"`
 	// Files are the contents of the files of certificates by name.
 	Files map[string][]byte `json:"files,omitempty"`
-	// Keys were made here, the latest last: for the certificate in use and for the
-	// one that was asked for.
-	Keys [][]byte `json:"keys,omitempty"`
+	// Keys were made here, the latest last: for the certificate in use and for those
+	// that were asked for.
+	Keys []madeKey `json:"keys,omitempty"`
 }
 
 // loadConnections reads the record and restores the files that it knows.
@@ -115,24 +121,36 @@ func (a *Agent) loadConnections() {
 			err = fmt.Errorf("decoding record %q: %w: %w", connectionsName, statedir.ErrCorrupt, err)
 		}
 	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		c.record = connectionsRecord{}
+	switch {
+	case err == nil:
+	case errors.Is(err, fs.ErrNotExist):
+		return
+	case lost(err):
+		c.record = connectionsRecord{Files: a.foundFiles()}
 		a.log.Load().Warn("What the server offered of connections is lost: the local settings are used, and the server will offer it again", zap.Error(err))
 		for _, note := range a.store.aside(connectionsName, err) {
 			a.log.Load().Warn("State folder", zap.String("note", note))
 		}
+		return
+	default:
+		c.record, c.unreadable = connectionsRecord{}, err
+		a.log.Load().Error("What the server offered of connections cannot be read: the local settings are used, and no connection settings are accepted", zap.Error(err))
+		return
 	}
-	if len(c.record.Files) > 0 {
-		if err := a.writeFiles(c.record.Files); err != nil {
-			a.log.Load().Error("Restoring the files of certificates", zap.Error(err))
-		}
+	a.restoreFiles()
+}
+
+// restoreFiles writes the files of certificates that are not as the record has them.
+func (a *Agent) restoreFiles() {
+	if err := a.writeFiles(a.connections.record.Files); err != nil {
+		a.log.Load().Error("Restoring the files of certificates", zap.Error(err))
 	}
 }
 
 // saveConnections makes the record durable.
 func (a *Agent) saveConnections() error {
-	if a.storeErr != nil {
-		return a.storeErr
+	if err := errors.Join(a.storeErr, a.connections.unreadable); err != nil {
+		return err
 	}
 	data, err := json.Marshal(a.connections.record)
 	if err != nil {
@@ -164,30 +182,26 @@ func (a *Agent) takeSettings(offer connsettings.Offer) {
 func (a *Agent) settingsOffered(offer connsettings.Offer) {
 	c := &a.connections
 	hash, ctx := hex.EncodeToString(offer.Hash), a.verdictContext()
-	if hash == c.record.Hash && !a.offerOpen() {
-		a.restateSettings() // the client has told that it is being applied
+	// Whatever becomes of it, the status is told at the end: the client has told by
+	// itself that the offer is being applied.
+	defer a.restateSettings()
+	if hash == c.record.Hash && c.record.Refused == "" {
+		if a.offerOpen() {
+			a.offerValues()
+		}
 		return
 	}
-	former := c.record
-	c.record.Hash, c.record.Context, c.record.Refused = hash, ctx, ""
-	c.record.Local = a.settings.Connections.Local
-	c.record.OpAMP, c.record.Values = offer.OpAMP != nil, offer.Own != nil || offer.Others != nil
-	values, err := a.judge(&offer)
-	c.record.Offered = offer.OpAMP
-	if err == nil && c.record.Values {
-		c.record.Wanted = values.Digest()
-		err = a.saveValues(values)
+	if hash == c.record.Hash && !a.offerOpen() {
+		return
+	}
+	next, err := a.judge(offer)
+	if err == nil {
+		if err = a.takeRecord(next); err != nil {
+			err, ctx = fmt.Errorf("saving the offer: %w", err), "" // it is tried again when it comes again
+		}
 	}
 	if err != nil {
-		c.record = former
-		c.record.Hash, c.record.Context, c.record.Refused = hash, ctx, a.scrubber.Text(err.Error())
-	}
-	if saveErr := a.saveConnections(); saveErr != nil && c.record.Refused == "" {
-		c.record = former
-		c.record.Hash, c.record.Context, c.record.Refused = hash, "", a.scrubber.Text("saving the offer: "+saveErr.Error()) // tried again when it comes again
-	}
-	if c.record.Refused != "" {
-		a.reportSettings()
+		a.refuseSettings(hash, ctx, a.scrubber.Text(err.Error()))
 		return
 	}
 	a.note("connection settings offered", remoteconfig.Ref{Hash: hash}, "")
@@ -196,53 +210,104 @@ func (a *Agent) settingsOffered(offer connsettings.Offer) {
 		a.offerValues()
 	}
 	a.offerConnection()
-	a.reportSettings()
+	a.pruneFiles()
+}
+
+// takeRecord makes an accepted offer durable, and writes its files. With an error
+// everything is as it was.
+func (a *Agent) takeRecord(next connectionsRecord) error {
+	c := &a.connections
+	former := c.record
+	c.record = next
+	err := a.saveConnections()
+	if err == nil {
+		// A process that ends in between writes them when it starts again.
+		if err = a.writeFiles(next.Files); err == nil {
+			return nil
+		}
+	}
+	c.record = former
+	return errors.Join(err, a.writeFiles(former.Files)) // the record is saved with the refusal
+}
+
+// refuseSettings takes note of an offer of which nothing is applied. What the ones
+// before asked for goes on.
+func (a *Agent) refuseSettings(hash, ctx, reason string) {
+	r := &a.connections.record
+	r.Hash, r.Context, r.Refused = hash, ctx, reason
+	r.OpAMP, r.Values, r.Offered = false, false, nil
+	a.warn("Saving that offered connection settings were refused", a.saveConnections())
+	a.note("connection settings refused", remoteconfig.Ref{Hash: hash}, reason)
 }
 
 // offerConnection gives the switch what was offered for the OpAMP connection.
 func (a *Agent) offerConnection() {
-	if r := a.connections.record; r.Offered != nil {
+	r := &a.connections.record
+	if r.Offered != nil {
 		a.switchStep(connsettings.SwitchOffered{Hash: r.Hash, Connection: *r.Offered})
+		r.Offered = nil // it has it, or knows it
 	}
 }
 
-// judge returns the values of an offer that may be applied. It completes
-// certificates with the key that was made for them.
-func (a *Agent) judge(offer *connsettings.Offer) (connsettings.Values, error) {
-	c := &a.connections
-	if o := offer.OpAMP; o != nil && o.Certificate != nil {
-		if reason := a.ephemeral(); reason != "" {
-			return connsettings.Values{}, fmt.Errorf("opamp: certificate: %s", reason)
-		}
-		if len(o.Certificate.Key) == 0 {
-			cert := *o.Certificate
-			for _, key := range c.record.Keys {
-				if connsettings.Matches(cert.Cert, key) == nil {
-					cert.Key = key
-				}
-			}
-			if len(cert.Key) == 0 {
-				return connsettings.Values{}, errors.New("opamp: certificate: it comes without a key and belongs to none that was made here: offer the one that was requested last")
-			}
-			completed := *o
-			completed.Certificate = &cert
-			offer.OpAMP = &completed
-		}
+// judge returns the record with an offer that may be applied. The values with it are
+// durable then, and nothing else is changed.
+func (a *Agent) judge(offer connsettings.Offer) (connectionsRecord, error) {
+	next := a.connections.record
+	next.Hash, next.Context, next.Refused = hex.EncodeToString(offer.Hash), a.verdictContext(), ""
+	next.Local = a.settings.Connections.Local
+	next.OpAMP, next.Values = offer.OpAMP != nil, offer.Own != nil || offer.Others != nil
+	if err := a.completeCertificate(&offer); err != nil {
+		return next, err
 	}
+	next.Offered = offer.OpAMP
 	if err := offer.Validate(); err != nil {
-		return connsettings.Values{}, err
+		return next, err
 	}
-	if err := a.policy().CheckConnections(*offer, a.connectionsLocal()); err != nil {
-		return connsettings.Values{}, err
-	}
-	if !c.record.Values {
-		return connsettings.Values{}, nil
-	}
-	values, err := a.values(*offer)
+	base, err := a.baseValues()
 	if err != nil {
-		return connsettings.Values{}, err
+		return next, err
 	}
-	return values, a.judgeOwn(values)
+	// Parts of two offers must not come to something that neither could have asked
+	// for: what is judged is what would be used.
+	if err := a.policy().CheckConnections(merged(offer, base), a.connectionsLocal()); err != nil {
+		return next, err
+	}
+	if !next.Values {
+		return next, nil
+	}
+	var values connsettings.Values
+	values, next.Files = a.values(offer, base)
+	next.Wanted, next.WantedHash = values.Digest(), next.Hash
+	if err := a.judgeOwn(values); err != nil {
+		return next, err
+	}
+	return next, a.saveValues(values)
+}
+
+// completeCertificate adds the key that was made here to an offered certificate that
+// comes without one.
+func (a *Agent) completeCertificate(offer *connsettings.Offer) error {
+	if offer.OpAMP == nil || offer.OpAMP.Certificate == nil {
+		return nil
+	}
+	if reason := a.ephemeral(); reason != "" {
+		return fmt.Errorf("opamp: certificate: %s", reason)
+	}
+	if len(offer.OpAMP.Certificate.Key) > 0 {
+		return nil
+	}
+	completed := *offer.OpAMP
+	cert := *completed.Certificate
+	for _, key := range a.keys() {
+		if connsettings.Matches(cert.Cert, key) == nil {
+			cert.Key = key
+		}
+	}
+	if len(cert.Key) == 0 {
+		return errors.New("opamp: certificate: it comes without a key and belongs to none that was made here: offer the one that was requested last")
+	}
+	completed.Certificate, offer.OpAMP = &cert, &completed
+	return nil
 }
 
 // judgeOwn returns why own telemetry cannot be sent as offered.
@@ -273,17 +338,26 @@ func (a *Agent) judgeOwn(v connsettings.Values) error {
 func (a *Agent) connectionsLocal() policy.ConnectionsLocal {
 	set := a.settings.Connections
 	local := policy.ConnectionsLocal{Endpoint: a.settings.Session.Endpoint, LocalTLS: set.TLS, HasAuth: set.Authenticated}
-	if use := a.connections.opamp.Use(); use != nil {
-		local.InUse = *use
+	if valid := a.connections.opamp.Record().Valid; valid != nil { // over which it would be merged
+		local.InUse = *valid
 	}
 	return local
+}
+
+// inUse returns what the session uses of what was offered; nil for the local
+// settings. Who does not accept any more what was accepted gets the local ones.
+func (a *Agent) inUse() *connsettings.Connection {
+	if !a.settings.Connections.OpAMP || a.supervised {
+		return nil
+	}
+	return a.connections.opamp.Use()
 }
 
 // ephemeral returns why certificates are not accepted; empty if they are.
 func (a *Agent) ephemeral() string {
 	const consequence = ": a certificate would be lost with it, and this agent with the certificate"
 	switch {
-	case a.storeErr != nil:
+	case a.storeErr != nil || a.connections.unreadable != nil:
 		return "the state folder cannot be used" + consequence
 	case a.settings.Connections.Certificate.Ephemeral:
 		return "the state folder does not last (certificate::ephemeral_storage)" + consequence
@@ -322,7 +396,11 @@ func (a *Agent) switchStep(event connsettings.SwitchEvent) {
 				a.log.Load().Error("No connection to the OpAMP server", zap.Error(err))
 			}
 		case connsettings.StartVerifyTimer:
-			a.after(a.settings.Connections.VerifyTimeout, func() { a.switchStep(connsettings.VerifyTimedOut(e)) })
+			a.after(a.settings.Connections.VerifyTimeout, func() {
+				if a.settings.Connections.OpAMP && a.working.Err() == nil { // the next process goes on
+					a.switchStep(connsettings.VerifyTimedOut(e))
+				}
+			})
 		case connsettings.SwitchReport:
 			_ = failpoint.Hit("switch.report")
 			a.switched(e.Status)
@@ -332,28 +410,46 @@ func (a *Agent) switchStep(event connsettings.SwitchEvent) {
 
 // switched takes note of what became of offered settings.
 func (a *Agent) switched(s connsettings.Status) {
-	a.note("connection settings of the server: "+string(s.State), remoteconfig.Ref{Hash: s.Hash}, s.Message)
 	switch s.State {
 	case connsettings.StatusFailed:
 		a.connections.switchedBack++
-		a.log.Load().Warn("The offered settings of the OpAMP connection do not work: back to those that did", zap.String("hash", short(s.Hash)), zap.String("reason", s.Message))
+		a.log.Load().Warn("The offered settings of the OpAMP connection are not used", zap.String("hash", short(s.Hash)), zap.String("reason", s.Message))
 	case connsettings.StatusApplied:
 		a.connections.switched++
 		a.log.Load().Info("The offered settings of the OpAMP connection are in use", zap.String("hash", short(s.Hash)))
 		a.removeBootstrap()
 	case connsettings.StatusApplying:
 		a.log.Load().Info("Trying the offered settings of the OpAMP connection", zap.String("hash", short(s.Hash)))
-	case connsettings.StatusUnset: // forgotten; said by who wanted that
+	case connsettings.StatusUnset: // whoever dropped them says so
+	}
+	if s.State != connsettings.StatusUnset {
+		a.note("connection settings of the server: "+string(s.State), remoteconfig.Ref{Hash: s.Hash}, s.Message)
 	}
 	a.reportSettings()
+	a.showState()
+	a.publish()
 	a.planCertificate()
+}
+
+// forgetConnection drops what was offered for the OpAMP connection. The server may
+// offer it again, under whatever hash.
+func (a *Agent) forgetConnection(why string) {
+	r := &a.connections.record
+	a.note("connection settings dropped", remoteconfig.Ref{Hash: r.Switch.ValidHash}, why)
+	r.Hash, r.Context, r.Refused, r.OpAMP, r.Values, r.Offered = "", "", "", false, false, nil
+	r.Switch = connsettings.SwitchRecord{}
+	a.warn("Saving that offered connection settings are dropped", a.saveConnections())
+	a.switchStep(connsettings.Forget{})
 }
 
 // beginSession starts a session; with offered settings that cannot even begin, it
 // goes back to those before.
 func (a *Agent) beginSession() error {
+	if a.working.Err() != nil {
+		return nil // the agent is closing, and would not end it
+	}
 	err := a.startSession()
-	if err == nil || a.connections.opamp.Use() == nil {
+	if err == nil || a.inUse() == nil {
 		return err
 	}
 	if a.connections.opamp.Record().Candidate != nil {
@@ -361,59 +457,90 @@ func (a *Agent) beginSession() error {
 		return nil
 	}
 	a.log.Load().Error("The settings that the server offered for the OpAMP connection cannot be used any more: using the local ones", zap.Error(err))
-	a.switchStep(connsettings.Forget{})
+	a.forgetConnection(a.scrubber.Text(err.Error()))
 	return nil
 }
 
 // heard and unheard say how the session numbered attempt fares.
 func (a *Agent) heard(attempt uint64) {
-	if attempt == a.connections.attempt && a.session != nil {
-		if a.connections.opamp.Record().Candidate != nil {
-			_ = failpoint.Hit("switch.answered")
-		}
-		a.switchStep(connsettings.Answered{})
+	if !a.judges(attempt) {
+		return
 	}
+	if a.connections.opamp.Record().Candidate == nil {
+		a.removeBootstrap() // a process may have ended before it did
+		return
+	}
+	_ = failpoint.Hit("switch.answered")
+	a.switchStep(connsettings.Answered{})
 }
 
 func (a *Agent) unheard(attempt uint64, err error) {
-	if attempt == a.connections.attempt && a.session != nil {
+	if a.judges(attempt) {
 		a.switchStep(connsettings.Refused{Reason: a.scrubber.Text(err.Error()), Certain: session.Certain(err)})
 	}
 }
 
-// bootConnections begins with what was in use before: called once, when the
-// extension has said what is local.
+// judges reports whether words of the session numbered attempt are about what is in
+// use of what was offered.
+func (a *Agent) judges(attempt uint64) bool {
+	return attempt == a.connections.attempt && a.session != nil && a.inUse() != nil
+}
+
+// bootConnections begins with what was in use before, or what an extension allows
+// now: called when one has said what is local.
 func (a *Agent) bootConnections() {
 	c := &a.connections
-	local := a.settings.Connections.Local
-	if c.record.Local != "" && c.record.Local != local {
+	set := a.settings.Connections
+	c.booting = true // attach connects
+	if c.record.Local != "" && c.record.Local != set.Local {
 		a.log.Load().Info("The local settings of the OpAMP connection have changed: what the server offered for it is dropped")
-		c.record.Switch, c.record.Hash, c.record.Local = connsettings.SwitchRecord{}, "", local
-		if c.booted {
-			c.booting = true // attach connects anew
-			a.switchStep(connsettings.Forget{})
-			c.booting = false
-		}
-		if err := a.saveConnections(); err != nil {
-			a.log.Load().Warn("Saving that offered connection settings are dropped", zap.Error(err))
-		}
+		c.record.Local = set.Local
+		a.forgetConnection("the local settings of the OpAMP connection have changed")
 	}
-	if !c.booted {
-		c.booted, c.booting = true, true
-		if a.settings.Connections.OpAMP {
-			a.switchStep(connsettings.SwitchBooted{Record: c.record.Switch})
-			a.offerConnection() // the process ended before the switch had it
-		}
-		c.booting = false
-		if s := a.machine.Record().Settings; c.record.Values && c.record.Refused == "" && (s.Hash != c.record.Hash || s.State == rollout.StatusUnset) {
-			a.offerValues() // the process ended before they were tried
-		}
+	if set.OpAMP && !a.supervised && !c.switchBooted {
+		c.switchBooted = true
+		a.switchStep(connsettings.SwitchBooted{Record: c.record.Switch})
+		a.offerConnection() // the process ended before the switch had it
 	}
+	c.booting = false
+	if c.booted {
+		return
+	}
+	c.booted = true
+	if reason := a.ephemeral(); set.Certificate.Request && reason != "" {
+		a.log.Load().Warn("No certificate is requested from the OpAMP server", zap.String("reason", reason))
+	}
+	a.bootValues()
+}
+
+// bootValues offers the machine what the former process did not get to.
+func (a *Agent) bootValues() {
+	r, m := &a.connections.record, a.machine.Record()
+	if r.WantedHash == "" && m.Applied.Values == m.LastKnownGood.Values {
+		r.Wanted, r.WantedHash = m.Applied.Values, m.Applied.Hash // the record was lost
+	}
+	if r.WantedHash == "" || r.WantedHash == m.Settings.Hash && m.Settings.State != rollout.StatusUnset {
+		return
+	}
+	if _, err := a.store.values(r.Wanted); lost(err) {
+		a.log.Load().Warn("The values that the server offered for connections are lost: it will offer them again", zap.Error(err))
+		for _, note := range a.store.aside(bodyName(r.Wanted), err) {
+			a.log.Load().Warn("State folder", zap.String("note", note))
+		}
+		if r.Hash == r.WantedHash {
+			r.Hash, r.OpAMP, r.Values = "", false, false
+		}
+		r.Wanted, r.WantedHash = "", ""
+		a.warn("Saving that offered values are lost", a.saveConnections())
+		return
+	}
+	a.offerValues()
 }
 
 // connect changes the local settings of a session to those that are in use.
 func (a *Agent) connect(set *session.Settings) error {
-	use := a.connections.opamp.Use()
+	use := a.inUse()
+	a.connections.certificate.presented = false
 	if use == nil {
 		return nil
 	}
@@ -448,6 +575,7 @@ func (a *Agent) connect(set *session.Settings) error {
 		if set.TLS, err = use.TLSConfig(local.TLS); err != nil {
 			return fmt.Errorf("opamp: %w", err)
 		}
+		a.connections.certificate.presented = use.Certificate != nil
 	}
 	set.Header = set.Header.Clone()
 	if set.Header == nil {
@@ -477,7 +605,7 @@ func (a *Agent) connect(set *session.Settings) error {
 
 // acceptSettings says which connection settings are accepted.
 func (a *Agent) acceptSettings(c *session.Capabilities) {
-	if a.storeErr != nil || a.supervised {
+	if a.storeErr != nil || a.connections.unreadable != nil || a.supervised {
 		return
 	}
 	set := a.settings.Connections
@@ -509,12 +637,15 @@ func (a *Agent) settingsStatus() session.SettingsStatus {
 			failed = append(failed, message)
 		}
 	}
-	if r.OpAMP {
+	if r.OpAMP && a.settings.Connections.OpAMP {
 		s := a.connections.opamp.Record().Status
 		part(s.Hash, string(s.State), s.Message) // which begins with the part
 	}
 	if r.Values {
 		s := a.machine.Record().Settings
+		if off := a.valuesOff(); off != "" && s.Hash != r.Hash {
+			s = rollout.Status{Hash: r.Hash, State: rollout.StatusFailed, Message: off}
+		}
 		part(s.Hash, string(s.State), "configuration: "+s.Message)
 	}
 	switch {
@@ -527,6 +658,14 @@ func (a *Agent) settingsStatus() session.SettingsStatus {
 	}
 }
 
+// valuesOff returns why values are not worked on; empty if they are.
+func (a *Agent) valuesOff() string {
+	if a.provider == nil {
+		return "no opamp: URI of this name is among --config"
+	}
+	return ""
+}
+
 // reportSettings tells the server about its connection settings, if that is news.
 func (a *Agent) reportSettings() {
 	s := a.settingsStatus()
@@ -536,25 +675,48 @@ func (a *Agent) reportSettings() {
 	a.restateSettings()
 }
 
-// offerOpen reports whether the newest offer is to be worked on if it comes again.
+// offerOpen reports whether the newest offer is to be worked on if it comes again:
+// it was refused, or its values failed in a dry run, and what that depended on has
+// changed; or they could not be tried for want of something.
 func (a *Agent) offerOpen() bool {
 	r := a.connections.record
-	return r.Refused != "" && r.Context != a.verdictContext()
+	if r.Refused != "" {
+		return r.Context != a.verdictContext()
+	}
+	m := a.machine.Record()
+	if !r.Values || m.Settings.Hash != r.Hash || m.Settings.State != rollout.StatusFailed {
+		return false
+	}
+	ctx := a.verdictContext()
+	return !slices.ContainsFunc(m.Rejected, func(j rollout.Rejection) bool {
+		return j.Settings == r.Hash && j.Ref.Values == r.Wanted && j.Ref.Digest == m.LastKnownGood.Digest && (j.Context == "" || j.Context == ctx)
+	})
 }
 
+// restateSettings tells the server about its connection settings, also what it should
+// know: the client tells of each offer that it is being applied.
 func (a *Agent) restateSettings() {
-	s := a.settingsStatus()
-	if s.State == session.Failed {
+	s, former := a.settingsStatus(), a.reported.Settings
+	news := !slices.Equal(s.Hash, former.Hash) || s.State != former.State || s.Message != former.Message
+	if news && s.State == session.Failed {
 		a.log.Load().Warn("Connection settings failed", zap.String("hash", short(hex.EncodeToString(s.Hash))), zap.String("reason", s.Message))
 	}
 	a.reported.Settings = s
-	if a.session != nil && len(s.Hash) > 0 {
+	if a.session != nil && len(s.Hash) > 0 && a.acceptsAny() {
 		a.warn("Reporting the status of connection settings", a.session.SetSettingsStatus(s))
 	}
-	a.stale = true
+	a.stale = a.stale || news
 	a.reportHealth(false)
 	a.showState()
 	a.publish()
+}
+
+// acceptsAny reports whether any connection settings are accepted, without which
+// there is no status.
+func (a *Agent) acceptsAny() bool {
+	var c session.Capabilities
+	a.acceptSettings(&c)
+	return c != session.Capabilities{}
 }
 
 func short(hash string) string { return remoteconfig.Ref{Hash: hash, Digest: hash}.String() }

@@ -12,23 +12,18 @@ import (
 	"path/filepath"
 	"slices"
 
-	"go.uber.org/zap"
-
 	"github.com/otelcol-opamp/otelcol-opamp/internal/connsettings"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/process"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/rollout"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/statedir"
 )
 
 // filesFolder holds the certificates that values of the provider name.
 const filesFolder = "connections"
 
-// values returns the values with an offer: what it leaves out stays as it is
-// wanted, or in force.
-func (a *Agent) values(offer connsettings.Offer) (connsettings.Values, error) {
-	base, err := a.baseValues()
-	if err != nil {
-		return connsettings.Values{}, err
-	}
+// values returns the values with an offer over those that it changes, and the
+// contents of the files that they and the values before them name.
+func (a *Agent) values(offer connsettings.Offer, base connsettings.Values) (connsettings.Values, map[string][]byte) {
 	v := connsettings.Values{Own: maps.Clone(base.Own), Others: maps.Clone(base.Others)}
 	files := maps.Clone(a.connections.record.Files)
 	if files == nil {
@@ -42,75 +37,143 @@ func (a *Agent) values(offer connsettings.Offer) (connsettings.Values, error) {
 			delete(v.Own, signal)
 			continue
 		}
-		// The SDK reads these files once: another content needs another name, which
-		// makes it another configuration.
-		v.Own[signal] = destination(c, v.Own[signal], files, func(content []byte) string {
-			sum := sha256.Sum256(content)
-			return string(signal) + "-" + hex.EncodeToString(sum[:8])
-		})
+		// The SDK reads these files once: another content is another configuration.
+		v.Own[signal] = destination(c, v.Own[signal], files, string(signal), false)
 	}
 	if offer.Others != nil {
 		others := map[string]connsettings.Destination{}
 		for name, c := range offer.Others {
 			// Exporters read these again from time to time (reload_interval).
-			others[name] = destination(c, v.Others[name], files, func([]byte) string { return "other-" + name })
+			others[name] = destination(c, v.Others[name], files, "other-"+name, true)
 		}
 		v.Others = others
 	}
 	if len(v.Own) > 0 {
 		v.Resource = a.ownResource()
 	}
-	if err := a.writeFiles(files); err != nil {
-		return connsettings.Values{}, err
-	}
-	a.connections.record.Files = a.neededFiles(files, v)
-	return v, nil
+	return v, files
 }
 
-// destination returns what the configuration sees of a connection; its
-// certificates are added to files. Certificate and key are in one file, so that
-// they are replaced together.
-func destination(c connsettings.Connection, former connsettings.Destination, files map[string][]byte, name func([]byte) string) connsettings.Destination {
-	d := former
-	if c.Endpoint != "" {
-		d.Endpoint = c.Endpoint
+// merged returns an offer with the connections of values as they will be used.
+func merged(offer connsettings.Offer, base connsettings.Values) connsettings.Offer {
+	own, others := maps.Clone(offer.Own), maps.Clone(offer.Others)
+	for signal, c := range own {
+		if c.Endpoint != "" { // else it is withdrawn
+			own[signal] = c.Over(connection(base.Own[signal]))
+		}
 	}
-	if c.Headers != nil {
-		d.Headers = c.Headers
+	for name, c := range others {
+		others[name] = c.Over(connection(base.Others[name]))
 	}
-	if c.Proxy != nil {
-		d.Proxy = c.Proxy
+	offer.Own, offer.Others = own, others
+	return offer
+}
+
+// connection returns what a destination was offered as, but for its certificates.
+func connection(d connsettings.Destination) connsettings.Connection {
+	return connsettings.Connection{Endpoint: d.Endpoint, Headers: d.Headers, TLS: d.TLS, Proxy: d.Proxy, Other: d.Other}
+}
+
+// destination returns what the configuration sees of a connection; its certificates
+// are added to files. Certificate and key are in one file, so that they are replaced
+// together. A content gets a name of its own, so that a rollback comes back to the
+// former one, unless it is all that changes and is read again: then the file is
+// replaced, and the configuration stays the same.
+func destination(c connsettings.Connection, former connsettings.Destination, files map[string][]byte, what string, readAgain bool) connsettings.Destination {
+	u := c.Over(connection(former))
+	d := connsettings.Destination{
+		Endpoint: u.Endpoint, Headers: u.Headers, TLS: u.TLS, Proxy: u.Proxy, Other: u.Other,
+		CAFile: former.CAFile, CertFile: former.CertFile, KeyFile: former.KeyFile,
 	}
-	if c.Other != nil {
-		d.Other = c.Other
-	}
+	var ca, pair []byte
 	if c.TLS != nil {
 		t := *c.TLS
-		t.CA = nil
-		d.TLS, d.CAFile = &t, ""
-		if len(c.TLS.CA) > 0 {
-			d.CAFile = name(c.TLS.CA) + "-ca.pem"
-			files[d.CAFile] = c.TLS.CA
+		ca, t.CA = t.CA, nil
+		d.TLS = &t
+		if len(ca) == 0 {
+			d.CAFile = ""
 		}
 	}
 	if c.Certificate != nil {
-		pair := slices.Concat(bytes.TrimSpace(c.Certificate.Cert), []byte("\n"), bytes.TrimSpace(c.Certificate.Key), []byte("\n"))
-		d.CertFile = name(pair) + ".pem"
+		pair = slices.Concat(bytes.TrimSpace(c.Certificate.Cert), []byte("\n"), bytes.TrimSpace(c.Certificate.Key), []byte("\n"))
+	}
+	replace := readAgain && (len(ca) == 0 || former.CAFile != "") && (len(pair) == 0 || former.CertFile != "") && sameDestination(d, former)
+	put := func(name string, content []byte, suffix string) string {
+		if !replace && (name == "" || !bytes.Equal(files[name], content)) {
+			sum := sha256.Sum256(content)
+			name = what + "-" + hex.EncodeToString(sum[:8]) + suffix
+		}
+		files[name] = content
+		return name
+	}
+	if len(ca) > 0 {
+		d.CAFile = put(d.CAFile, ca, "-ca.pem")
+	}
+	if len(pair) > 0 {
+		d.CertFile = put(d.CertFile, pair, ".pem")
 		d.KeyFile = d.CertFile
-		files[d.CertFile] = pair
 	}
 	return d
 }
 
-// baseValues are what an offer changes: the values that are wanted, unless they
-// failed, else those of the last known good.
-func (a *Agent) baseValues() (connsettings.Values, error) {
-	r := a.machine.Record()
-	digest := r.LastKnownGood.Values
-	if c := &a.connections.record; c.Values && c.Refused == "" && (r.Settings.Hash != c.Hash || r.Settings.State != rollout.StatusFailed) {
-		digest = c.Wanted
+func sameDestination(x, y connsettings.Destination) bool {
+	values := func(d connsettings.Destination) []byte {
+		return connsettings.Values{Others: map[string]connsettings.Destination{"": d}}.Encode()
 	}
-	return a.store.values(digest)
+	return bytes.Equal(values(x), values(y))
+}
+
+// baseValues are what an offer changes: the values that are wanted, unless they
+// failed or are lost, else those of the last known good.
+func (a *Agent) baseValues() (connsettings.Values, error) {
+	r, c := a.machine.Record(), a.connections.record
+	if c.WantedHash != "" && (r.Settings.Hash != c.WantedHash || r.Settings.State != rollout.StatusFailed) {
+		v, err := a.store.values(c.Wanted)
+		if err == nil || !lost(err) {
+			return v, err
+		}
+	}
+	v, err := a.store.values(r.LastKnownGood.Values)
+	if lost(err) { // the next start finds it, too
+		return connsettings.Values{}, nil
+	}
+	return v, err
+}
+
+// describeOwn makes the attributes of own telemetry equal to the agent description,
+// which changes with the instance UID and with an upgrade: as a rollout of its own,
+// under the hash of the offer that the values come from. It is done once for each
+// UID of a process, so that a description which never stays the same costs no more.
+func (a *Agent) describeOwn() {
+	c := &a.connections
+	uid, err := a.uid()
+	m := a.machine.Record()
+	if err != nil || a.provider == nil || a.storeErr != nil || a.safe || a.extension == nil || c.described == uid ||
+		c.record.WantedHash == "" || m.Settings.Hash != c.record.WantedHash || m.Settings.State != rollout.StatusApplied {
+		return
+	}
+	c.described = uid
+	v, err := a.store.values(c.record.Wanted)
+	if err != nil {
+		a.warn("Looking at the attributes of own telemetry", err)
+		return
+	}
+	if len(v.Own) == 0 || maps.Equal(v.Resource, a.ownResource()) {
+		return
+	}
+	v.Resource = a.ownResource()
+	next := c.record
+	next.Wanted = v.Digest()
+	if err := a.saveValues(v); err != nil {
+		a.warn("Saving the attributes of own telemetry", err)
+		return
+	}
+	if err := a.takeRecord(next); err != nil {
+		a.warn("Saving the attributes of own telemetry", err)
+		return
+	}
+	a.log.Load().Info("The agent description has changed: own telemetry gets its attributes")
+	a.offerValues()
 }
 
 // ownResource are the attributes of the agent description as texts.
@@ -131,43 +194,69 @@ func (a *Agent) ownResource() map[string]string {
 
 // writeFiles writes those that are not there as they should be.
 func (a *Agent) writeFiles(files map[string][]byte) error {
-	if a.storeErr != nil {
-		return a.storeErr
-	}
-	if len(files) == 0 {
-		return nil
-	}
-	errs := []error{a.store.dir.MakeFolder(filesFolder)}
+	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		path := filesFolder + "/" + name
 		if former, err := a.store.dir.ReadText(path); err == nil && bytes.Equal(former, files[name]) {
 			continue
 		}
-		errs = append(errs, a.store.dir.WriteText(path, files[name]))
+		if a.storeErr != nil {
+			return a.storeErr
+		}
+		errs = append(errs, a.store.dir.MakeFolder(filesFolder), a.store.dir.WriteText(path, files[name]))
 	}
 	return errors.Join(errs...)
 }
 
-// neededFiles are those that v, or what can still be run, refers to. The others
-// are removed.
-func (a *Agent) neededFiles(files map[string][]byte, v connsettings.Values) map[string][]byte {
+// foundFiles are the files of certificates in the folder, of which the record is
+// lost. What is not needed is removed later.
+func (a *Agent) foundFiles() map[string][]byte {
+	files := map[string][]byte{}
+	names, err := a.store.dir.List(filesFolder)
+	a.warn("Looking for the files of certificates", err)
+	for _, name := range names {
+		content, err := a.store.dir.ReadText(filesFolder + "/" + name)
+		if err != nil {
+			a.warn("Reading the file of a certificate", err)
+			continue
+		}
+		files[name] = content
+	}
+	return files
+}
+
+// pruneFiles removes the files of certificates to which neither what is wanted nor
+// what can still be run refers.
+func (a *Agent) pruneFiles() {
+	r := &a.connections.record
+	if len(r.Files) == 0 || a.storeErr != nil {
+		return
+	}
 	needed := map[string]bool{}
-	mark := func(v connsettings.Values) {
+	for _, digest := range append(a.machine.Digests(), r.Wanted) {
+		v, err := a.store.values(digest)
+		if err != nil && !lost(err) {
+			return // it may be read another time, and need them then
+		}
 		for _, d := range slices.Concat(slices.Collect(maps.Values(v.Own)), slices.Collect(maps.Values(v.Others))) {
 			needed[d.CAFile], needed[d.CertFile], needed[d.KeyFile] = true, true, true
 		}
 	}
-	mark(v)
-	for _, digest := range a.machine.Digests() {
-		if v, err := a.store.values(digest); err == nil { // a body of files is none
-			mark(v)
-		}
-	}
 	kept := map[string][]byte{}
-	for name, content := range files {
+	for name, content := range r.Files {
 		if needed[name] {
 			kept[name] = content
 		}
+	}
+	if len(kept) == len(r.Files) {
+		return
+	}
+	former := r.Files
+	r.Files = kept
+	if err := a.saveConnections(); err != nil {
+		r.Files = former
+		a.warn("Removing certificates that are not needed any more", err)
+		return
 	}
 	names, err := a.store.dir.List(filesFolder)
 	for _, name := range names {
@@ -175,10 +264,7 @@ func (a *Agent) neededFiles(files map[string][]byte, v connsettings.Values) map[
 			err = errors.Join(err, a.store.dir.Remove(filesFolder+"/"+name))
 		}
 	}
-	if err != nil {
-		a.log.Load().Warn("Removing certificates that are not needed any more", zap.Error(err))
-	}
-	return kept
+	a.warn("Removing certificates that are not needed any more", err)
 }
 
 // filesPath is the folder that values refer to.
@@ -206,7 +292,7 @@ func (s *store) values(digest string) (connsettings.Values, error) {
 		err = errors.New("their content has another digest")
 	}
 	if err != nil {
-		return connsettings.Values{}, fmt.Errorf("decoding the connections %q: %w", digest, err)
+		return connsettings.Values{}, fmt.Errorf("decoding the connections %q: %w: %w", digest, statedir.ErrCorrupt, err)
 	}
 	return v, nil
 }
@@ -225,8 +311,9 @@ func (a *Agent) saveValues(v connsettings.Values) error {
 
 // offerValues gives the machine the values that are wanted.
 func (a *Agent) offerValues() {
-	r := a.connections.record
-	a.step(rollout.SettingsOffered{Hash: r.Hash, Values: r.Wanted, Context: a.verdictContext()})
+	if r := a.connections.record; r.WantedHash != "" && a.valuesOff() == "" {
+		a.step(rollout.SettingsOffered{Hash: r.WantedHash, Values: r.Wanted, Context: a.verdictContext()})
+	}
 }
 
 // Value returns one value of the connections that belong to the configuration which

@@ -56,6 +56,7 @@ func (a *Agent) persist(p rollout.Persist) error {
 			if err := a.store.keepBodies(append(a.machine.Digests(), a.connections.record.Wanted)); err != nil {
 				a.log.Load().Warn("Removing configurations that are not needed any more", zap.Error(err))
 			}
+			a.pruneFiles()
 		}
 		return nil
 	}
@@ -118,8 +119,12 @@ func (a *Agent) perform(effect rollout.Effect) {
 	case rollout.ReportSettings:
 		a.note("values of connection settings: "+string(e.Status.State), remoteconfig.Ref{Hash: e.Status.Hash}, e.Status.Message)
 		a.reportSettings()
-		if e.Status.State == rollout.StatusUnset && a.connections.record.Values && a.connections.record.Refused == "" {
+		switch e.Status.State {
+		case rollout.StatusUnset:
 			a.queue.post(a.offerValues) // an operator wants them to be tried again
+		case rollout.StatusApplied:
+			a.queue.post(a.describeOwn) // the description may have changed meanwhile
+		case rollout.StatusApplying, rollout.StatusFailed:
 		}
 	case rollout.StartTimer:
 		a.startTimer(e)

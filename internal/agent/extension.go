@@ -165,6 +165,7 @@ func (e *ExtensionLease) Ready() {
 		a.reportEffective()
 		a.saveSafeMode()
 		a.reportHealth(true)
+		a.describeOwn()
 		if a.restarts == restartWanted {
 			a.restartCommanded()
 		}

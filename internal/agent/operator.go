@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,8 +13,10 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/otelcol-opamp/otelcol-opamp/internal/connsettings"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/remoteconfig"
 	"github.com/otelcol-opamp/otelcol-opamp/internal/rollout"
+	"github.com/otelcol-opamp/otelcol-opamp/internal/session"
 )
 
 // What an operator of this machine finds and leaves in the state folder
@@ -23,6 +26,7 @@ const (
 	requestsName  = "requests"
 	requestBack   = requestsName + "/go-back"
 	requestForget = requestsName + "/clear-rejected"
+	requestClear  = requestsName + "/clear-connection"
 
 	// requestLook is the time between two looks at the requests: soon enough for
 	// somebody who waits for it, and rare enough to cost nothing.
@@ -46,9 +50,18 @@ type stateFile struct {
 	Candidate     *rollout.Candidate  `json:"candidate"`
 	Rejected      []rollout.Rejection `json:"rejected"`
 	Status        rollout.Status      `json:"status"`
+	// ConnectionSettings is what the server was told of the newest offer of them.
+	ConnectionSettings settingsShown `json:"connection_settings"`
 	FailedStarts  int                 `json:"failed_starts"`
 	// History is what happened, the latest last.
 	History []happened `json:"history"`
+}
+
+// settingsShown is the status of an offer of connection settings.
+type settingsShown struct {
+	Hash    string `json:"hash"`
+	State   string `json:"state"` // empty if there was none
+	Message string `json:"message,omitempty"`
 }
 
 // happened is one entry of the history.
@@ -78,6 +91,7 @@ func (a *Agent) showState() {
 		Agent: ownID(a.name), PID: os.Getpid(), Started: a.began, State: a.machine.State(), Rung: rung, SafeMode: a.safe,
 		Running: a.machine.Running(), LastKnownGood: r.LastKnownGood, Earlier: r.Earlier, Candidate: r.Candidate,
 		Rejected: r.Rejected, Status: r.Status, FailedStarts: r.Ladder.Failures, History: a.history,
+		ConnectionSettings: a.shownSettings(),
 	}, "", "  ")
 	if err == nil {
 		err = a.store.dir.WriteText(stateName, append(data, '\n'))
@@ -85,6 +99,14 @@ func (a *Agent) showState() {
 	if err != nil {
 		a.log.Load().Warn("Writing what an operator is shown", zap.Error(err))
 	}
+}
+
+func (a *Agent) shownSettings() settingsShown {
+	s := a.settingsStatus()
+	states := map[session.RemoteConfigState]rollout.StatusState{
+		session.Applying: rollout.StatusApplying, session.Applied: rollout.StatusApplied, session.Failed: rollout.StatusFailed,
+	}
+	return settingsShown{Hash: hex.EncodeToString(s.Hash), State: string(states[s.State]), Message: s.Message}
 }
 
 // openToOperators reads the history of former processes and makes the folder for
@@ -116,6 +138,15 @@ func (a *Agent) lookAtRequests() {
 			return nil
 		})
 	}
+	a.request(requestClear, func(string) error {
+		if c := &a.connections; c.unreadable != nil {
+			return c.unreadable
+		} else if c.record.Hash == "" && c.record.Switch == (connsettings.SwitchRecord{}) {
+			return errors.New("the server has offered nothing for the OpAMP connection")
+		}
+		a.forgetConnection("an operator of this machine wants the local settings")
+		return nil
+	})
 	if a.machine.AtRest() {
 		a.request(requestBack, func(hash string) error {
 			to, err := a.earlier(hash)
@@ -137,7 +168,7 @@ func (a *Agent) lookAtUnknownRequests() {
 	if err != nil {
 		return // a request that cannot be looked at is told
 	}
-	known := []string{requestBack, requestForget}
+	known := []string{requestBack, requestForget, requestClear}
 	unknown := map[string]bool{}
 	for _, name := range names {
 		name = requestsName + "/" + name

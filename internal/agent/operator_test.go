@@ -155,7 +155,7 @@ func TestUnknownRequestIsToldOnce(t *testing.T) {
 		n := 0
 		for _, entry := range logged.FilterMessageSnippet("An operator's request is not known").All() {
 			if entry.ContextMap()["request"] == "requests/"+name {
-				assert.Equal(t, []any{"requests/go-back", "requests/clear-rejected"}, entry.ContextMap()["known"])
+				assert.Equal(t, []any{"requests/go-back", "requests/clear-rejected", "requests/clear-connection"}, entry.ContextMap()["known"])
 				n++
 			}
 		}
@@ -169,5 +169,5 @@ func TestUnknownRequestIsToldOnce(t *testing.T) {
 	require.Eventually(t, func() bool { return told("another") == 1 }, waitTime, tick)
 	assert.Equal(t, 1, told("rollback"))
 	assert.Zero(t, told(".go-back.swp"))
-	assert.Contains(t, fmt.Sprint(o.sees()["history"]), "there is no such request; those that there are: requests/go-back, requests/clear-rejected")
+	assert.Contains(t, fmt.Sprint(o.sees()["history"]), "there is no such request; those that there are: requests/go-back, requests/clear-rejected, requests/clear-connection")
 }
