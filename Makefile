@@ -18,6 +18,7 @@ RUNDIR   := $(CURDIR)/_build/run
 FULL     := bin/otelcol-opamp
 SMALL    := bin/otelcol-opamp-testbed
 RACE     := bin/otelcol-opamp-testbed-race
+SAMPLING := bin/otelcol-opamp-sampling
 SERVER   := bin/opampserver
 # What ours is tested with and measured beside: contrib's supervisor, and Collectors
 # that it can run.
@@ -56,6 +57,11 @@ $(SMALL): testbed/_build/go.sum $(SOURCES) $(TESTBED)
 $(RACE): testbed/_build/go.sum $(SOURCES) $(TESTBED)
 	@echo "==> building $@ with the race detector"
 	@cd testbed/_build && CGO_ENABLED=1 $(GO) build -race -tags failpoints -o ../../$@ .
+
+$(SAMPLING): testbed/builder-config-sampling.yaml $(SOURCES)
+	@echo "==> building $@ (the first time this takes one to two minutes more)"
+	@$(TOOL) builder --config $< --skip-compilation
+	@cd testbed/_build_sampling && $(GOBUILD) -o ../../$@ .
 
 $(SERVER): $(TESTBED)
 	@echo "==> building $@"
@@ -103,9 +109,14 @@ test-unit: ## Run the unit tests, with the race detector if there is a C compile
 
 # Most of an end-to-end test is waiting, so four run at a time on two cores.
 .PHONY: test-e2e
-test-e2e: $(if $(RACEFLAG),$(RACE),$(SMALL)) $(SUPERVISOR) ## Run the end-to-end tests against the small distribution
+test-e2e: $(if $(RACEFLAG),$(RACE),$(SMALL)) $(SUPERVISOR) $(SAMPLING) ## Run the end-to-end tests against the small distribution
 	@echo "==> end-to-end tests$(if $(RACEFLAG),, without the race detector: no C compiler)"
-	@cd testbed && OTELCOL_OPAMP_BINARY=$(CURDIR)/$< OTELCOL_OPAMP_SUPERVISOR=$(CURDIR)/$(SUPERVISOR) $(GO) test -timeout 40m -parallel 4 ./e2e/...
+	@cd testbed && OTELCOL_OPAMP_BINARY=$(CURDIR)/$< OTELCOL_OPAMP_SUPERVISOR=$(CURDIR)/$(SUPERVISOR) \
+		OTELCOL_OPAMP_SAMPLING_BINARY=$(CURDIR)/$(SAMPLING) $(GO) test -timeout 40m -parallel 4 ./e2e/...
+
+.PHONY: test-sampling
+test-sampling: $(SAMPLING) ## Switch a fleet from head to tail sampling and back under load, and say what became of the traces (40 s)
+	@cd testbed && OTELCOL_OPAMP_SAMPLING_BINARY=$(CURDIR)/$(SAMPLING) $(GO) test -count=1 -v -run '^TestSampling' ./e2e/
 
 .PHONY: soak
 soak: $(SMALL) ## Kill, restart and disturb the small distribution for about 20 minutes (SEED=n to vary)
@@ -178,4 +189,4 @@ cross: ## Compile and vet for the other platforms
 
 .PHONY: clean
 clean: ## Remove everything that was built
-	@rm -rf bin _build distribution/_build testbed/_build testbed/_build_supervised testbed/_build_supervised_full
+	@rm -rf bin _build distribution/_build testbed/_build testbed/_build_sampling testbed/_build_supervised testbed/_build_supervised_full

@@ -259,6 +259,23 @@ service:
 `, w.receiver, w.sink.Endpoint())
 }
 
+// block returns a block of a page of the documentation, with what is special to
+// the machine replaced. Every text to be replaced must be there.
+func block(t *testing.T, page, name string, replace map[string]string) string {
+	t.Helper()
+	content, err := os.ReadFile(page)
+	require.NoError(t, err)
+	_, after, ok := strings.Cut(string(content), "<!-- tested by testbed/e2e: "+name+" -->\n```yaml\n")
+	require.Truef(t, ok, "%s must have the block %q", page, name)
+	text, _, ok := strings.Cut(after, "\n```\n")
+	require.Truef(t, ok, "the block %q must have an end", name)
+	for from, to := range replace {
+		require.Containsf(t, text, from, "the block %q", name)
+		text = strings.ReplaceAll(text, from, to)
+	}
+	return text + "\n"
+}
+
 // marking is a configuration that marks every span that passes with a value.
 func marking(value string) string {
 	return fmt.Sprintf(`

@@ -22,9 +22,9 @@ service: {telemetry: {metrics: {level: normal, readers: [{pull: {exporter: {prom
 `, host, port)
 }
 
-// scrape returns the Collector's own metrics about OpAMP, in Prometheus' text
-// format without the labels that all of them have.
-func (w *world) scrape(addr string) string {
+// scrape returns the Collector's own metrics whose names begin with a text, in
+// Prometheus' text format without the labels that all of them have.
+func (w *world) scrape(addr, prefix string) string {
 	req, err := http.NewRequestWithContext(patiently(w.t), http.MethodGet, "http://"+addr+"/metrics", http.NoBody)
 	require.NoError(w.t, err)
 	res, err := http.DefaultClient.Do(req)
@@ -38,7 +38,7 @@ func (w *world) scrape(addr string) string {
 	}
 	var lines []string
 	for line := range strings.Lines(string(body)) {
-		if !strings.HasPrefix(line, "otelcol_opamp_") {
+		if !strings.HasPrefix(line, prefix) {
 			continue
 		}
 		line = strings.TrimSpace(line)
@@ -71,7 +71,7 @@ func TestOwnMetrics(t *testing.T) {
 
 	var got string
 	eventually(t, func() bool {
-		got = w.scrape(addr)
+		got = w.scrape(addr, "otelcol_opamp_")
 		return strings.Contains(got, `outcome="refused"`)
 	}, "the outcome of the last offer")
 	for _, want := range []string{
@@ -100,7 +100,7 @@ func TestOwnMetrics(t *testing.T) {
 	}
 	w.apply(agent, marking("better"))
 	eventually(t, func() bool {
-		return strings.Contains(w.scrape(addr), "otelcol_opamp_apply_duration_count{} 1")
+		return strings.Contains(w.scrape(addr, "otelcol_opamp_"), "otelcol_opamp_apply_duration_count{} 1")
 	}, "the time that the offer took")
 	c.requireAlive()
 }

@@ -66,23 +66,6 @@ func supervisorBinary(t *testing.T) string {
 	return path
 }
 
-// block returns a block of the page on deployment models, with what is special to
-// the machine replaced. Every text to be replaced must be there.
-func block(t *testing.T, name string, replace map[string]string) string {
-	t.Helper()
-	page, err := os.ReadFile(modelsPage)
-	require.NoError(t, err)
-	_, after, ok := strings.Cut(string(page), "<!-- tested by testbed/e2e: "+name+" -->\n```yaml\n")
-	require.Truef(t, ok, "%s must have the block %q", modelsPage, name)
-	text, _, ok := strings.Cut(after, "\n```\n")
-	require.Truef(t, ok, "the block %q must have an end", name)
-	for from, to := range replace {
-		require.Containsf(t, text, from, "the block %q", name)
-		text = strings.ReplaceAll(text, from, to)
-	}
-	return text + "\n"
-}
-
 // supervisor is contrib's supervisor with our Collector.
 type supervisor struct {
 	*otelcol.Process
@@ -118,7 +101,7 @@ func (w *world) supervise(hup bool, args ...string) *supervisor {
 		quoted[i] = strconv.Quote(arg)
 	}
 	config := filepath.Join(w.dir, "supervisor.yaml")
-	require.NoError(w.t, os.WriteFile(config, []byte(block(w.t, "supervisor", map[string]string{
+	require.NoError(w.t, os.WriteFile(config, []byte(block(w.t, modelsPage, "supervisor", map[string]string{
 		"wss://opamp.example.com/v1/opamp":  w.endpoint,
 		"/usr/bin/otelcol-opamp\n":          executable + "\n  args: [" + strings.Join(quoted, ", ") + "]\n",
 		"/etc/otelcol-opamp/config.yaml":    local,
@@ -184,7 +167,7 @@ func (w *world) modelBlock(name string) string {
 	if name == "in-process" {
 		replace["wss://opamp.example.com/v1/opamp"] = w.endpoint
 	}
-	return block(w.t, name, replace)
+	return block(w.t, modelsPage, name, replace)
 }
 
 // pageMarking is marking for the page's Collectors, which have no processor.

@@ -27,6 +27,8 @@ type account struct {
 	scopes       map[Signal]map[string]bool
 	bodies       []string // the latest, of log records
 	lastPoint    map[string]time.Time
+	via          string // Settings.Via
+	arrivals     map[SpanRef][]string
 }
 
 // resource is one that has arrived.
@@ -35,12 +37,20 @@ type resource struct {
 	last       time.Time
 }
 
+// SpanRef identifies a span.
+type SpanRef struct {
+	Trace pcommon.TraceID
+	Span  pcommon.SpanID
+}
+
 type attribute struct{ key, value string }
 
 type sighting struct{ first, last time.Time }
 
-func newAccount() account {
+func newAccount(via string) account {
 	return account{
+		via:          via,
+		arrivals:     map[SpanRef][]string{},
 		runs:         map[string]map[uint64]int{},
 		attributes:   map[attribute]*sighting{},
 		metricPoints: map[string]int{},
@@ -53,13 +63,26 @@ func newAccount() account {
 func (a *account) addTraces(td ptrace.Traces, now time.Time) {
 	for _, rs := range td.ResourceSpans().All() {
 		a.addResource(Traces, rs.Resource(), now)
+		via := a.viaOf(rs.Resource())
 		for _, ss := range rs.ScopeSpans().All() {
 			a.scopes[Traces][ss.Scope().Name()] = true
 			for _, span := range ss.Spans().All() {
 				a.addSpan(span, now)
+				if a.via != "" {
+					ref := SpanRef{Trace: span.TraceID(), Span: span.SpanID()}
+					a.arrivals[ref] = append(a.arrivals[ref], via)
+				}
 			}
 		}
 	}
+}
+
+// viaOf returns the value of the attribute Settings.Via, empty if there is none.
+func (a *account) viaOf(resource pcommon.Resource) string {
+	if value, ok := resource.Attributes().Get(a.via); ok {
+		return value.AsString()
+	}
+	return ""
 }
 
 func (a *account) addSpan(span ptrace.Span, now time.Time) {

@@ -47,6 +47,36 @@ func (s *Sink) Missing(run string, accepted []uint64) []uint64 {
 	return s.missing(run, accepted)
 }
 
+// Arrivals returns, for each span that arrived, the values of the attribute
+// [Settings.Via] with which it did, in order: more than one if it arrived more
+// than once. It is empty without that setting. The map belongs to the caller.
+func (s *Sink) Arrivals() map[SpanRef][]string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	arrivals := make(map[SpanRef][]string, len(s.arrivals))
+	for ref, via := range s.arrivals {
+		arrivals[ref] = slices.Clone(via)
+	}
+	return arrivals
+}
+
+// WaitArrivals waits until all these spans have arrived. It needs the setting
+// [Settings.Via].
+func (s *Sink) WaitArrivals(ctx context.Context, refs []SpanRef) error {
+	left := refs // what has arrived stays
+	err := s.await(ctx, func() bool {
+		for len(left) > 0 && len(s.arrivals[left[0]]) > 0 {
+			left = left[1:]
+		}
+		return len(left) == 0
+	})
+	if err != nil {
+		return fmt.Errorf("waiting for %d spans (%d have arrived in order, then span %s of trace %s is missing): %w",
+			len(refs), len(refs)-len(left), left[0].Span, left[0].Trace, err)
+	}
+	return nil
+}
+
 // WaitSpans waits until all these spans of a run have arrived.
 func (s *Sink) WaitSpans(ctx context.Context, run string, seqs []uint64) error {
 	var missing []uint64

@@ -53,6 +53,9 @@ type Settings struct {
 	// request being lost; 0 for never. An exporter shows a certificate only when it
 	// connects.
 	ConnectionAge time.Duration
+	// Via is the resource attribute that says through which Collector a span came.
+	// When it is not empty, every span is remembered: see [Sink.Arrivals].
+	Via string
 }
 
 // Sink is a running endpoint. It is created by [Start] and ended by [Sink.Stop].
@@ -91,7 +94,7 @@ func Start(settings Settings) (*Sink, error) {
 		scheme:       "http",
 		age:          settings.ConnectionAge,
 		changed:      make(chan struct{}),
-		account:      newAccount(),
+		account:      newAccount(settings.Via),
 		required:     map[string][]string{},
 		uses:         map[Use]*Period{},
 	}

@@ -251,6 +251,39 @@ func TestWaitAttributeAfter(t *testing.T) {
 	assert.True(t, (<-again).After(first))
 }
 
+func TestArrivals(t *testing.T) {
+	t.Parallel()
+	s, err := sink.Start(sink.Settings{Via: "gateway"})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, s.Stop(patiently(t))) })
+	e := newGRPCExporter(t, s)
+	refs := []sink.SpanRef{{Trace: [16]byte{1}, Span: [8]byte{1}}, {Trace: [16]byte{1}, Span: [8]byte{2}}}
+	export := func(ref sink.SpanRef, gateway string) {
+		td := ptrace.NewTraces()
+		rs := td.ResourceSpans().AppendEmpty()
+		if gateway != "" {
+			rs.Resource().Attributes().PutStr("gateway", gateway)
+		}
+		span := rs.ScopeSpans().AppendEmpty().Spans().AppendEmpty()
+		span.SetTraceID(ref.Trace)
+		span.SetSpanID(ref.Span)
+		e.traces(t, td)
+	}
+	export(refs[0], "a")
+	export(refs[0], "b")
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.EqualError(t, s.WaitArrivals(ended, refs),
+		"waiting for 2 spans (1 have arrived in order, then span 0200000000000000 of trace 01000000000000000000000000000000 is missing): context canceled")
+	export(refs[1], "")
+	require.NoError(t, s.WaitArrivals(patiently(t), refs))
+	assert.Equal(t, map[sink.SpanRef][]string{refs[0]: {"a", "b"}, refs[1]: {""}}, s.Arrivals())
+
+	without := start(t)
+	newGRPCExporter(t, without).traces(t, numbered("a", 1))
+	assert.Empty(t, without.Arrivals())
+}
+
 func TestGeneratorAndSinkAgree(t *testing.T) {
 	t.Parallel()
 	s := start(t)
