@@ -235,7 +235,7 @@ func (h *host) value(path string) string {
 // What was offered holds over a restart, until what is local changes, or an operator
 // wants what is local.
 //
-// Conformance: 90, 92
+// Conformance: 92, 96
 func TestOfferedConnection(t *testing.T) {
 	t.Parallel()
 	for how, drop := range map[string]func(h *host, o operator){
@@ -487,6 +487,52 @@ func TestRefusedOfferAndTheOneBefore(t *testing.T) {
 	assert.Empty(t, next.value("own_traces/endpoint"))
 }
 
+// An offer of parts that are not accepted leads to nothing, and is done with.
+//
+// Conformance: 89
+func TestOfferOfWhatIsNotAccepted(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	h, running := newAcceptingHost(t, s, t.TempDir())
+	h.also(func(set *agent.ExtensionSettings) { set.Connections.OpAMP = false })
+	h.start()
+	receive(t, running)
+	s.offers(t, "h1", opampOffer("ws://127.0.0.1:1"))
+	s.waitSettings(t, "h1", settingsApplied)
+	s.mu.Lock()
+	assert.Equal(t, 1, s.connections)
+	s.mu.Unlock()
+}
+
+// A request for a certificate may be lost, or take its time: it is repeated, with the
+// same key.
+//
+// Conformance: 110
+func TestCertificateRequestIsRepeated(t *testing.T) {
+	t.Parallel()
+	s, i := startServer(t), newIssuer(t)
+	h, running := newAcceptingHost(t, s, t.TempDir())
+	h.also(func(set *agent.ExtensionSettings) { set.Connections.Certificate.Request = true })
+	h.start()
+	receive(t, running)
+	s.wait(t, "a request", func() bool { return len(s.requests) == 1 })
+	began := time.Now()
+	s.mu.Lock()
+	s.sign = i.answering("", -time.Minute, time.Hour)
+	s.mu.Unlock()
+	s.wait(t, "another request", func() bool { return len(s.requests) == 2 })
+	assert.Greater(t, time.Since(began), 4*time.Second, "a pause of five seconds")
+	s.waitSettings(t, "certificate 1", settingsApplied)
+	var keys []any
+	for _, request := range s.requests {
+		block, _ := pem.Decode(request)
+		csr, err := x509.ParseCertificateRequest(block.Bytes)
+		require.NoError(t, err)
+		keys = append(keys, csr.PublicKey)
+	}
+	assert.Equal(t, keys[0], keys[1])
+}
+
 // Values that failed for a reason that is gone are tried again when they are offered
 // again; others are not.
 func TestFailedValuesAreOfferedAgain(t *testing.T) {
@@ -623,7 +669,7 @@ func TestConnectionsWithoutARecord(t *testing.T) {
 // The server gives the agent another instance UID: it requests a certificate for that,
 // and its own telemetry says who it is now.
 //
-// Conformance: 113, 119
+// Conformance: 115, 121
 func TestIdentityOfCertificateAndOwnTelemetry(t *testing.T) {
 	t.Parallel()
 	s, i := startServer(t), newIssuer(t)
@@ -666,7 +712,7 @@ func TestIdentityOfCertificateAndOwnTelemetry(t *testing.T) {
 
 // After an upgrade own telemetry says what the description says.
 //
-// Conformance: 119
+// Conformance: 121
 func TestDescriptionThatChangedWithAnUpgrade(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -736,10 +782,9 @@ func TestCertificatesAreNotRequestedInALoop(t *testing.T) {
 	}
 }
 
-// A request that brings nothing is repeated; no certificate is requested where it
-// would not last.
+// No certificate is requested where it would not last, and none is accepted.
 //
-// Conformance: 111
+// Conformance: 103
 func TestCertificateOnStorageThatDoesNotLast(t *testing.T) {
 	t.Parallel()
 	s, i := startServer(t), newIssuer(t)
@@ -793,7 +838,7 @@ func TestEndWhileAConnectionIsTried(t *testing.T) {
 
 // What says that the agent's message is no good proves nothing.
 //
-// Conformance: 91
+// Conformance: 95, 97
 func TestErrorIsNoAnswer(t *testing.T) {
 	t.Parallel()
 	s, other := startServer(t), startServer(t)

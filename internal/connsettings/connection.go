@@ -267,7 +267,7 @@ func cipherSuites() map[string]*tls.CipherSuite {
 // that local leaves out stays left out, since an offer cannot tell "no" from "not
 // said". The certificate must have its key.
 //
-// It judges nothing: see [Connection.Validate] and [Weaker].
+// It judges nothing: see [Connection.Validate]; what may be weakened, the policy says.
 func (c Connection) TLSConfig(local *tls.Config) (*tls.Config, error) {
 	if plain(c.Endpoint) {
 		return nil, nil //nolint:nilnil // no TLS is no error
@@ -323,7 +323,7 @@ func (t TLS) apply(conf *tls.Config) error {
 		conf.RootCAs = nil // which means those of the system
 	}
 	if t.InsecureSkipVerify {
-		conf.InsecureSkipVerify = true // Weaker says so, and the user decides
+		conf.InsecureSkipVerify = true // the policy has allowed it
 	}
 	for _, v := range []struct {
 		name string
@@ -358,73 +358,8 @@ func (t TLS) apply(conf *tls.Config) error {
 	return nil
 }
 
-// Weaker returns an error if c, offered over former, would protect less than what is
-// in force; it says in which ways, and which setting allows it. Former is what the
-// connection uses, with the local endpoint where none was offered; local are the
-// local TLS settings, nil if there are none.
-func Weaker(former, c Connection, local *tls.Config) error {
-	var ways []string
-	if encrypted(former.Endpoint) && plain(c.Endpoint) {
-		ways = append(ways, fmt.Sprintf("the endpoint turns from %s:// to %s://", scheme(former.Endpoint), scheme(c.Endpoint)))
-	}
-	if t := c.TLS; t != nil {
-		skipped := local != nil && local.InsecureSkipVerify || former.TLS != nil && former.TLS.InsecureSkipVerify
-		if t.InsecureSkipVerify && !skipped {
-			ways = append(ways, "the server would not be verified (insecure_skip_verify)")
-		}
-		if before, after := minVersion(former.TLS, local), minVersion(t, local); after < before {
-			ways = append(ways, fmt.Sprintf("the minimum version falls from %s to %s", tls.VersionName(before), tls.VersionName(after)))
-		}
-		if len(t.CA) > 0 {
-			ways = append(ways, "offered certificates would become authorities (ca_pem_contents)")
-		}
-		pinned := local != nil && local.RootCAs != nil
-		if former.TLS != nil && (len(former.TLS.CA) > 0 || former.TLS.SystemCAs) {
-			pinned = !former.TLS.SystemCAs
-		}
-		if t.SystemCAs && pinned {
-			ways = append(ways, "the authorities of the system would be trusted besides those that are configured (include_system_ca_certs_pool)")
-		}
-		known := cipherSuites()
-		for _, name := range t.CipherSuites {
-			if suite, ok := known[name]; ok && suite.Insecure {
-				ways = append(ways, fmt.Sprintf("cipher suite %s is insecure", name))
-			}
-		}
-	}
-	if len(ways) == 0 {
-		return nil
-	}
-	return fmt.Errorf("TLS would become weaker: %s: only the local configuration can allow this, with policy::connections::may_weaken_tls", strings.Join(ways, ", "))
-}
-
-// minVersion returns the minimum version of what is offered over what is local.
-func minVersion(t *TLS, local *tls.Config) uint16 {
-	if t != nil {
-		if version, ok := versions[t.MinVersion]; ok {
-			return version
-		}
-	}
-	if local != nil && local.MinVersion != 0 {
-		return local.MinVersion
-	}
-	return defaultMinVersion
-}
-
-func scheme(endpoint string) string {
-	u, err := url.Parse(endpoint)
-	if err != nil {
-		return ""
-	}
-	return u.Scheme
-}
-
-func encrypted(endpoint string) bool {
-	s := scheme(endpoint)
-	return s == "wss" || s == "https"
-}
-
+// plain reports whether an endpoint is a URL without TLS.
 func plain(endpoint string) bool {
-	s := scheme(endpoint)
-	return s == "ws" || s == "http"
+	u, err := url.Parse(endpoint)
+	return err == nil && (u.Scheme == "ws" || u.Scheme == "http")
 }

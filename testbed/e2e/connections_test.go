@@ -149,7 +149,7 @@ func (w *world) requireNoAttempts(s *opampserver.Server, since time.Time) {
 // credentials: it goes there, says so there, and comes back there after a restart.
 // The same offer again does nothing.
 //
-// Conformance: 84, 85, 86, 87, 90, 93, 94, 95, 96, 98, 99
+// Conformance: 60, 84, 85, 86, 87, 90, 93, 94, 95, 96, 98, 99
 func TestConnectionSettings(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{})
@@ -332,7 +332,7 @@ func badConnections(ca, wrong *testca.CA) map[string]badConnection {
 // Whatever is wrong with the connection that a server offers: the agent is back on
 // the former one in time, says what was wrong, and telemetry knows nothing of it.
 //
-// Conformance: 88, 93, 97, 105
+// Conformance: 88, 93, 97, 104, 105
 func TestBadConnectionSettings(t *testing.T) {
 	t.Parallel()
 	ca, wrong := authority(t, "e2e CA"), authority(t, "e2e CA")

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -170,5 +171,57 @@ func TestBadOwnTelemetry(t *testing.T) {
 	assert.True(t, agent.Health.GetHealthy())
 	l.requireNothingLost()
 	c.requireAlive()
+
+	// The retiring configuration cannot flush its own telemetry, and fails: that is no
+	// verdict on the one that follows, which the process's successor tries.
+	reloads = c.count(logReload)
+	w.apply(agent, marking("candidate"))
+	w.load(w.receiver).flows()
+	w.seen("candidate")
+	c.requireAlive() // the same process ID
+	assert.Equal(t, 1, c.count(logReplaced))
+	assert.Equal(t, reloads+1, c.count(logReload))
+	w.settles(connectionOffer(t, "own_metrics: {endpoint: %q}\nown_traces: {}\nown_logs: {}", own.HTTPEndpoint()+"/v1/metrics"), connectionsApplied)
+	w.settles(connectionOffer(t, "%s", ownTelemetry("http://"+freeAddr(t), "")), connectionsApplied)
 	assert.Equal(t, 1, c.terminate(), "the Collector cannot flush its own telemetry (docs/connections.md)")
+}
+
+// Values with which the Collector does not start are rolled back: what was in force
+// before is again, and the server is told.
+//
+// Conformance: 88, 125
+func TestValuesThatBreakTheConfiguration(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	taken, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, taken.Close()) })
+	first := freeAddr(t)
+	c := w.start(w.args(append(w.connections(""), w.layer("values.yaml", fmt.Sprintf(`
+receivers: {otlp/values: {protocols: {grpc: {endpoint: "${opamp:#other_connections/listen/endpoint:-%s}"}}}}
+service: {pipelines: {traces: {receivers: [otlp, otlp/values]}}}
+`, freeAddr(t))))...))
+	agent := w.managed()
+	offer := "other_connections: {listen: {endpoint: %q}}"
+	w.settles(connectionOffer(t, offer, first), connectionsApplied)
+	l := w.load(first)
+	l.flows()
+	status := w.settles(connectionOffer(t, offer, taken.Addr().String()), connectionsFailed)
+	assert.Regexp(t, "^configuration: .*address already in use", status.Message)
+	w.load(first).flows()
+	health, err := w.server.WaitFor(patiently(t), agent.UID, func(a opampserver.Agent) bool {
+		return a.Health.GetHealthy() && strings.Contains(a.Health.GetStatus(), "connection settings")
+	})
+	require.NoError(t, err)
+	assert.Contains(t, health.Health.GetStatus(), "failed")
+	c.requireAlive()
+}
+
+// A value without a default that nobody has offered: a first start says so, and ends.
+func TestValueThatNobodyOffers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	layer := w.layer("values.yaml", `exporters: {otlp_http/backend: {endpoint: "${opamp:#other_connections/backend/endpoint}"}}`)
+	w.start(w.args(append(w.connections(""), layer)...)).requireEnds(
+		`there is no value "other_connections/backend/endpoint": the OpAMP server has offered none; give a default if the Collector is to start without`)
 }

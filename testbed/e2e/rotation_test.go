@@ -19,6 +19,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -187,7 +188,7 @@ func serials(attempts []opampserver.Attempt) []string {
 // The agent makes a key, has its certificate signed, and renews it in time, again
 // and again: it is never without a valid one, and the key stays where it was made.
 //
-// Conformance: 106, 107, 108, 109, 112, 114, 116
+// Conformance: 100, 106, 107, 108, 109, 112, 114, 116
 func TestCertificateRotation(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -210,7 +211,7 @@ func TestCertificateRotation(t *testing.T) {
 				TLS: issuer.demanding(serverPair(t, ca), starters), Sign: issuer.sign,
 			}})
 			w.caFile = w.write("ca.pem", ca.PEM())
-			layers := w.connections("{certificate: {request: true}}")
+			layers := w.connections("{certificate: {request: true, remove_bootstrap: true}}")
 			var starter testca.Pair
 			if o.bootstrap {
 				var err error
@@ -260,6 +261,10 @@ func TestCertificateRotation(t *testing.T) {
 			}
 			_, err := w.server.WaitConnectionStatus(patiently(t), 0, w.lastConnections(agent.UID), connectionsApplied)
 			require.NoError(t, err)
+			if o.bootstrap {
+				assert.NoFileExists(t, filepath.Join(w.dir, "starter.pem"))
+				assert.NoFileExists(t, filepath.Join(w.dir, "starter-key.pem"))
+			}
 			l.flows()
 			assert.Zero(t, c.count(logReload))
 			assert.Empty(t, l.requireNothingLost().Refused, "the data path must refuse nothing")
