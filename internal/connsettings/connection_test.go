@@ -20,6 +20,8 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // TestOver: what an offer leaves out stays as it is, part by part.
+//
+// Conformance: 101
 func TestOver(t *testing.T) {
 	t.Parallel()
 	former := connsettings.Connection{
