@@ -60,6 +60,15 @@ type opampServer struct {
 	// announced, one after the other.
 	custom             []string
 	customCapabilities [][]string
+	// settings are the statuses of connection settings, requests the certificate
+	// requests, and headers those of the connections.
+	settings []*protobufs.ConnectionSettingsStatus
+	requests [][]byte
+	headers  []http.Header
+	// sign answers a certificate request; nil if nobody does. settingsOffer is part of
+	// the first answer of each connection.
+	sign          func(request []byte) *protobufs.ConnectionSettingsOffers
+	settingsOffer *protobufs.ConnectionSettingsOffers
 	// refuse refuses connections, which refused counts.
 	refuse  bool
 	refused int
@@ -69,7 +78,10 @@ func startServer(t *testing.T) *opampServer {
 	t.Helper()
 	s := &opampServer{conns: map[types.Connection]bool{}, uids: map[string]bool{}, changed: make(chan struct{}, 1)}
 	handler, connContext, err := server.New(nil).Attach(server.Settings{Callbacks: types.Callbacks{
-		OnConnecting: func(*http.Request) types.ConnectionResponse {
+		OnConnecting: func(r *http.Request) types.ConnectionResponse {
+			s.mu.Lock()
+			s.headers = append(s.headers, r.Header)
+			s.mu.Unlock()
 			if s.refuses() {
 				return types.ConnectionResponse{HTTPStatusCode: http.StatusBadGateway}
 			}
@@ -149,6 +161,9 @@ func (s *opampServer) message(_ context.Context, _ types.Connection, m *protobuf
 	if health := m.GetHealth(); health != nil {
 		s.health = health
 	}
+	if status := m.GetConnectionSettingsStatus(); status != nil {
+		s.settings = append(s.settings, status)
+	}
 	if custom := m.GetCustomCapabilities(); custom != nil {
 		s.customCapabilities = append(s.customCapabilities, custom.GetCapabilities())
 	}
@@ -159,6 +174,15 @@ func (s *opampServer) message(_ context.Context, _ types.Connection, m *protobuf
 	answer := &protobufs.ServerToAgent{InstanceUid: m.GetInstanceUid(), ErrorResponse: s.failure}
 	if s.offer != nil && s.lastHash() != string(s.offer.GetConfigHash()) {
 		answer.RemoteConfig = s.offer
+	}
+	if m.GetAgentDescription() != nil {
+		answer.ConnectionSettings = s.settingsOffer
+	}
+	if request := m.GetConnectionSettingsRequest().GetOpamp().GetCertificateRequest().GetCsr(); request != nil {
+		s.requests = append(s.requests, request)
+		if s.sign != nil {
+			answer.ConnectionSettings = s.sign(request)
+		}
 	}
 	return answer
 }
@@ -271,6 +295,8 @@ type host struct {
 	sameSession func() any
 	dryRun      func(context.Context, preflight.Settings) preflight.Outcome
 	log         *zap.Logger
+	// change changes the settings of an instance; nil for no change.
+	change func(*agent.ExtensionSettings)
 }
 
 func newHost(t *testing.T, s *opampServer, dir string) *host {
@@ -291,7 +317,7 @@ func (h *host) settings() agent.ExtensionSettings {
 	if h.sameSession != nil {
 		same = h.sameSession()
 	}
-	return agent.ExtensionSettings{
+	set := agent.ExtensionSettings{
 		ID:       "opamp",
 		Requires: []string{"opamp"},
 		Session: session.Settings{
@@ -308,6 +334,10 @@ func (h *host) settings() agent.ExtensionSettings {
 		View:                effectiveconfig.References,
 		Log:                 h.log,
 	}
+	if h.change != nil {
+		h.change(&set)
+	}
+	return set
 }
 
 // run is Collector.Run. It returns when the host is stopped; kill means without

@@ -211,7 +211,7 @@ func (a *Agent) addKey(uid string) error {
 	former := r.Keys
 	r.Keys = nil
 	for i, made := range former {
-		if i >= len(former)-keepKeys+1 || slices.ContainsFunc(used, func(k []byte) bool { return bytes.Equal(k, made.Key) }) {
+		if i > len(former)-keepKeys || slices.ContainsFunc(used, func(k []byte) bool { return bytes.Equal(k, made.Key) }) {
 			r.Keys = append(r.Keys, made)
 		}
 	}

@@ -52,7 +52,7 @@ type stateFile struct {
 	Status        rollout.Status      `json:"status"`
 	// ConnectionSettings is what the server was told of the newest offer of them.
 	ConnectionSettings settingsShown `json:"connection_settings"`
-	FailedStarts  int                 `json:"failed_starts"`
+	FailedStarts       int           `json:"failed_starts"`
 	// History is what happened, the latest last.
 	History []happened `json:"history"`
 }
