@@ -199,6 +199,11 @@ func (e *ExtensionLease) ComponentStatus(source *componentstatus.InstanceID, eve
 		}
 		if state == rollout.ComponentFatal && a.fatal == "" {
 			a.fatal = componentName(source) + ": " + text
+			if told := a.told; told != nil {
+				// Nobody listens for it any more: the host is deadlocked on its own
+				// status lock, or soon will be (core issue 12495).
+				time.AfterFunc(min(stopGrace, a.settings.Rollout.DrainTimeout), func() { process.Die(told) })
+			}
 		}
 		a.step(rollout.ComponentStatus{
 			Generation: a.machine.Instance(),

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -42,6 +43,29 @@ func TestFatalErrorAndThenAHangingShutdown(t *testing.T) {
 	assert.Contains(t, after.RemoteConfigStatus.ErrorMessage, "no account")
 	w.seenFromNow("good")
 	c.requireAlive()
+}
+
+// A FatalError that comes after SIGTERM leaves the Collector deadlocked, since nobody
+// listens for it any more: the process ends all the same, before Kubernetes kills it,
+// whatever drain_timeout says.
+func TestFatalErrorAfterSIGTERM(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	c := w.start(w.args())
+	agent := w.managed()
+	control := filepath.Join(w.dir, "control")
+	// The receiver is stopped first.
+	w.apply(agent, strings.Replace(withFault("fine so far", fmt.Sprintf("control: %q", control)),
+		"traces: {", "traces: {receivers: [otlp, fault], ", 1)+"receivers: {fault: {hang_shutdown: true}}\n")
+	from := c.LogMark()
+	require.NoError(t, c.Signal(syscall.SIGTERM))
+	_, err := c.WaitLogAfter(patiently(t), from, "Starting shutdown")
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(control, []byte("fatal_error"), 0o600))
+	code, ended := c.endedWithin(30 * time.Second) // of Kubernetes
+	require.True(t, ended)
+	assert.Equal(t, 128+int(syscall.SIGTERM), code)
+	c.ended = true
 }
 
 // A local file breaks while a candidate is in trial, and somebody asks for a reload:
