@@ -2,6 +2,7 @@ package agent_test
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
@@ -65,6 +66,8 @@ type opampServer struct {
 	settings []*protobufs.ConnectionSettingsStatus
 	requests [][]byte
 	headers  []http.Header
+	// clients are the certificates of the connections with TLS.
+	clients [][]*x509.Certificate
 	// sign answers a certificate request; nil if nobody does. settingsOffer is part of
 	// the first answer of each connection.
 	sign          func(request []byte) *protobufs.ConnectionSettingsOffers
@@ -76,11 +79,20 @@ type opampServer struct {
 
 func startServer(t *testing.T) *opampServer {
 	t.Helper()
+	return startServerWith(t, "ws", (*httptest.Server).Start)
+}
+
+// startServerWith starts a server whose URL has the scheme.
+func startServerWith(t *testing.T, scheme string, start func(*httptest.Server)) *opampServer {
+	t.Helper()
 	s := &opampServer{conns: map[types.Connection]bool{}, uids: map[string]bool{}, changed: make(chan struct{}, 1)}
 	handler, connContext, err := server.New(nil).Attach(server.Settings{Callbacks: types.Callbacks{
 		OnConnecting: func(r *http.Request) types.ConnectionResponse {
 			s.mu.Lock()
 			s.headers = append(s.headers, r.Header)
+			if r.TLS != nil {
+				s.clients = append(s.clients, r.TLS.PeerCertificates)
+			}
 			s.mu.Unlock()
 			if s.refuses() {
 				return types.ConnectionResponse{HTTPStatusCode: http.StatusBadGateway}
@@ -95,8 +107,9 @@ func startServer(t *testing.T) *opampServer {
 	require.NoError(t, err)
 	web := httptest.NewUnstartedServer(http.HandlerFunc(handler))
 	web.Config.ConnContext = connContext
-	web.Start()
-	s.url = "ws" + strings.TrimPrefix(web.URL, "http")
+	start(web)
+	_, address, _ := strings.Cut(web.URL, "://")
+	s.url = scheme + "://" + address
 	t.Cleanup(func() {
 		s.mu.Lock()
 		for c := range s.conns {

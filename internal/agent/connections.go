@@ -197,10 +197,13 @@ func (a *Agent) settingsOffered(offer connsettings.Offer) {
 	next, err := a.judge(offer)
 	if err == nil {
 		if err = a.takeRecord(next); err != nil {
-			err, ctx = fmt.Errorf("saving the offer: %w", err), "" // it is tried again when it comes again
+			err = folderError{fmt.Errorf("saving the offer: %w", err)}
 		}
 	}
 	if err != nil {
+		if _, ok := errors.AsType[folderError](err); ok {
+			ctx = "" // it is tried again when it comes again
+		}
 		a.refuseSettings(hash, ctx, a.scrubber.Text(err.Error()))
 		return
 	}
@@ -212,6 +215,9 @@ func (a *Agent) settingsOffered(offer connsettings.Offer) {
 	a.offerConnection()
 	a.pruneFiles()
 }
+
+// folderError is a failure of the state folder, which says nothing of an offer.
+type folderError struct{ error }
 
 // takeRecord makes an accepted offer durable, and writes its files. With an error
 // everything is as it was.
@@ -265,7 +271,7 @@ func (a *Agent) judge(offer connsettings.Offer) (connectionsRecord, error) {
 	}
 	base, err := a.baseValues()
 	if err != nil {
-		return next, err
+		return next, folderError{err}
 	}
 	// Parts of two offers must not come to something that neither could have asked
 	// for: what is judged is what would be used.
@@ -281,7 +287,10 @@ func (a *Agent) judge(offer connsettings.Offer) (connectionsRecord, error) {
 	if err := a.judgeOwn(values); err != nil {
 		return next, err
 	}
-	return next, a.saveValues(values)
+	if err := a.saveValues(values); err != nil {
+		return next, folderError{fmt.Errorf("saving the offer: %w", err)}
+	}
+	return next, nil
 }
 
 // completeCertificate adds the key that was made here to an offered certificate that

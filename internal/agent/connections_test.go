@@ -6,12 +6,16 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"math/big"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -780,6 +784,61 @@ func TestCertificatesAreNotRequestedInALoop(t *testing.T) {
 			s.waitSettings(t, "h1", settingsApplied)
 		})
 	}
+}
+
+// A certificate that has proved itself takes the place of the one with which the agent
+// came, and is not presented any more when it has expired: what is local may let the
+// agent in, and brings it the next one.
+//
+// Conformance: 107, 116
+func TestExpiredCertificate(t *testing.T) {
+	t.Parallel()
+	i := newIssuer(t)
+	roots := x509.NewCertPool()
+	s := startServerWith(t, "wss", func(web *httptest.Server) {
+		web.TLS = &tls.Config{MinVersion: tls.VersionTLS12, ClientAuth: tls.RequestClientCert}
+		web.StartTLS()
+		roots.AddCert(web.Certificate())
+	})
+	const lifetime = 3 * time.Second
+	first := i.answering("first", -time.Second, lifetime)
+	s.sign = func(request []byte) *protobufs.ConnectionSettingsOffers {
+		s.sign = nil // under the server's lock
+		return first(request)
+	}
+	h, running := newAcceptingHost(t, s, t.TempDir())
+	var bootstrap []string
+	for _, name := range []string{"cert.pem", "key.pem"} {
+		bootstrap = append(bootstrap, filepath.Join(t.TempDir(), name))
+		require.NoError(t, os.WriteFile(bootstrap[len(bootstrap)-1], nil, 0o600))
+	}
+	h.also(func(set *agent.ExtensionSettings) {
+		local := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}
+		set.Session.TLS, set.Connections.TLS = local, local
+		set.Connections.Certificate = agent.CertificateSettings{Request: true, Bootstrap: bootstrap}
+	})
+	h.start()
+	receive(t, running)
+	presented := func(n int, name string) func() bool {
+		return func() bool {
+			if len(s.clients) < n {
+				return false
+			}
+			used := s.clients[n-1]
+			return name == "" && len(used) == 0 || len(used) > 0 && used[0].Subject.CommonName == name
+		}
+	}
+	s.wait(t, "a connection without a certificate", presented(1, ""))
+	s.waitSettings(t, "certificate 1", settingsApplied)
+	s.wait(t, "one with the certificate", presented(2, "first"))
+	for _, path := range bootstrap {
+		require.Eventually(t, func() bool { _, err := os.Stat(path); return errors.Is(err, fs.ErrNotExist) }, waitTime, tick)
+	}
+	s.wait(t, "one without it, when it has expired", presented(3, ""))
+	s.mu.Lock()
+	s.sign = i.answering("second", -time.Minute, time.Hour)
+	s.mu.Unlock()
+	s.wait(t, "one with another", presented(4, "second"))
 }
 
 // No certificate is requested where it would not last, and none is accepted.
