@@ -124,7 +124,7 @@ type RemoteConfigStatus struct {
 type SettingsStatus struct {
 	// Open means that the offer is to be told of if it comes again; for the first
 	// status of a session only.
-	Open bool
+	Open    bool
 	Hash    []byte
 	State   RemoteConfigState
 	Message string
