@@ -81,8 +81,8 @@ type figures struct {
 	Load string
 	Took time.Duration
 
-	AgentRSS, AgentHeap, AgentStacks, AgentGoroutines, AgentFiles     float64
-	ServerRSS, ServerHeap, ServerStacks, ServerGoroutines, KernelSlab float64
+	AgentRSS, AgentHeap, AgentStacks, AgentGoroutines, AgentFiles float64
+	ServerRSS, ServerHeap, ServerStacks, ServerGoroutines         float64
 
 	// Of the idle agents: Beats is how many heartbeats came, BeatPeak the most in
 	// one second during the last interval, the others are for each of them.
@@ -190,7 +190,7 @@ func (b *bench) memory(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	serverBefore, slabBefore := self(), slab()
+	serverBefore := self()
 	begin := time.Now()
 	if _, err := b.fleet.do("start"); err != nil {
 		return err
@@ -216,7 +216,6 @@ func (b *bench) memory(ctx context.Context) error {
 	r.ServerHeap = b.each(server.HeapLive, serverBefore.HeapLive)
 	r.ServerStacks = b.each(server.Stacks, serverBefore.Stacks)
 	r.ServerGoroutines = float64(server.Goroutines-serverBefore.Goroutines) / float64(b.n)
-	r.KernelSlab = b.each(slab(), slabBefore) / 2 // each connection has two ends here
 	return nil
 }
 
@@ -501,10 +500,6 @@ func cpu() time.Duration {
 	}
 	return time.Duration(user+kernel) * tick
 }
-
-// slab returns the memory of the kernel's own objects, sockets among them: of the
-// whole machine, so that it is only as good as the machine is quiet.
-func slab() uint64 { return field("/proc/meminfo", "Slab:") }
 
 // field returns a figure in kB of a file of the kernel in bytes; 0 if there is none.
 func field(path, name string) uint64 {

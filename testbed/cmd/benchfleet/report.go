@@ -27,7 +27,6 @@ func table(all []figures) string {
 	row("**server**, per connection: resident memory", func(f figures) string { return kilobytes(f.ServerRSS) })
 	row("live heap / stacks", func(f figures) string { return kilobytes(f.ServerHeap) + " / " + kilobytes(f.ServerStacks) })
 	row("goroutines", func(f figures) string { return fmt.Sprintf("%.1f", f.ServerGoroutines) })
-	row("kernel, per end of a connection (whole machine's slab)", func(f figures) string { return kilobytes(f.KernelSlab) })
 	row("**heartbeats** seen / most in a second of the last interval", func(f figures) string { return fmt.Sprintf("%d / %d", f.Beats, f.BeatPeak) })
 	row("bytes to / from the server, per heartbeat", func(f figures) string { return fmt.Sprintf("%.0f / %.0f", f.BeatSent, f.BeatReceived) })
 	row("allocations / bytes allocated, per heartbeat", func(f figures) string { return fmt.Sprintf("%.0f / %.0f", f.BeatMallocs, f.BeatAllocated) })
