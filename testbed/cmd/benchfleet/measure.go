@@ -357,6 +357,9 @@ func (b *bench) profileServer() error {
 
 // push offers configurations to all agents, one after the other.
 func (b *bench) push(ctx context.Context) error {
+	if b.pushes == 0 {
+		return nil
+	}
 	var applying, applied, written []time.Duration
 	messages := 0
 	before, err := b.fleet.do("count")
