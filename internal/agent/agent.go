@@ -126,6 +126,7 @@ type Agent struct {
 	unknown   map[string]bool // requests of an operator that were said to be none
 	stale     bool            // the state file is out of date
 	deaf      bool            // requests of an operator are not looked at any more
+	looked    looked          // at the requests
 	began     time.Time       // when the process did
 
 	checkedAt   time.Time // when the dry run of the latest offer began
