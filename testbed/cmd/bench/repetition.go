@@ -28,6 +28,7 @@ type bench struct {
 func prepare(ctx context.Context, s settings, dir string) (b *bench, err error) {
 	s.full.Only = []string{compare.InvalidYAML, compare.UnknownComponent, compare.BindConflict, compare.SegvInTrial}
 	small := s.full
+	s.full.Copies = filepath.Join(dir, "bin") // only there memory is measured
 	small.Collector, small.Supervised, small.Trial = s.small.Collector, s.small.Supervised, longTrial
 	small.Only = []string{compare.BadAfterASecond}
 	s.small = small

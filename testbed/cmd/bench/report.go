@@ -55,25 +55,21 @@ func (r *report) duration(row string, sys compare.System, d time.Duration) {
 
 func (r *report) use(when string, sys compare.System, u compare.Use) {
 	const mebi = 1 << 20
-	r.add(when+": processes", sys, float64(u.Processes))
-	r.add(when+": RSS", sys, float64(u.RSS)/mebi)
-	r.add(when+": PSS", sys, float64(u.PSS)/mebi)
-	r.add(when+": CPU", sys, 100*u.CPU)
+	r.add(when+processes, sys, float64(u.Processes))
+	r.add(when+rss, sys, float64(u.RSS)/mebi)
+	r.add(when+pss, sys, float64(u.PSS)/mebi)
+	r.add(when+cpu, sys, 100*u.CPU)
 }
 
 func (r *report) change(kind string, sys compare.System, c compare.Change) {
-	effect := "offer → first span with the new attribute in the sink"
-	if kind == receivers {
-		effect = "offer → the added receiver accepts connections"
-	}
-	r.duration(kind+": "+effect, sys, c.InSink)
-	r.duration(kind+": offer → APPLIED, the trial of 1 s included", sys, c.Applied)
-	r.add(kind+": requests refused", sys, float64(c.Refused))
-	r.duration(kind+": longest gap", sys, c.Gap)
-	r.duration(kind+": longest gap, client with gRPC's default backoff", sys, c.PatientGap)
-	r.add(kind+": accepted spans lost", sys, float64(c.Lost))
-	if c.Applied >= 0 {
-		r.add(kind+": OpAMP connections", sys, float64(c.Connections))
+	r.duration(kind+effect(kind), sys, c.InSink)
+	r.duration(kind+isApplied, sys, c.Applied)
+	r.add(kind+refused, sys, float64(c.Refused))
+	r.duration(kind+gap, sys, c.Gap)
+	r.duration(kind+gap+patient, sys, c.PatientGap)
+	r.add(kind+lost, sys, float64(c.Lost))
+	if c.Applied >= 0 { // with a server
+		r.add(kind+connections, sys, float64(c.Connections))
 	}
 }
 
@@ -87,10 +83,10 @@ func (r *report) outcomes(systems []compare.System, outcomes []compare.Outcome) 
 				r.problem(o.Row, sys, fmt.Errorf("%s", o.Text))
 				continue
 			}
-			r.duration(o.Row+": outage", sys, o.Outage)
-			r.duration(o.Row+": outage, client with gRPC's default backoff", sys, o.PatientOutage)
-			r.add(o.Row+": requests refused", sys, float64(o.Refused))
-			r.add(o.Row+": accepted spans lost", sys, float64(o.Lost))
+			r.duration(o.Row+outage, sys, o.Outage)
+			r.duration(o.Row+outage+patient, sys, o.PatientOutage)
+			r.add(o.Row+refused, sys, float64(o.Refused))
+			r.add(o.Row+lost, sys, float64(o.Lost))
 		}
 	}
 }
@@ -138,12 +134,10 @@ func (r *report) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s, %s; %s, %s.\n\n", r.begun.Format(time.DateOnly), compare.Machine(), r.how(), r.load())
 	b.WriteString("| row | better |")
-	line := "| --- | --- |"
 	for _, sys := range r.systems {
 		b.WriteString(" " + sys.Name + " |")
-		line += " ---: |"
 	}
-	b.WriteString("\n" + line + "\n")
+	b.WriteString("\n| --- | --- |" + strings.Repeat(" ---: |", len(r.systems)) + "\n")
 	for _, w := range rows() {
 		name, better := w.name, "less"
 		if w.unit != "" {

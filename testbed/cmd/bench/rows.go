@@ -37,38 +37,57 @@ const (
 	number       = ""
 )
 
+// Ends of names of rows.
+const (
+	isApplied   = ": offer → APPLIED"
+	refused     = ": requests refused"
+	gap         = ": longest gap"
+	outage      = ": outage"
+	patient     = ", client with gRPC's default backoff"
+	lost        = ": accepted spans lost"
+	connections = ": OpAMP connections"
+	processes   = ": processes"
+	rss         = ": RSS"
+	pss         = ": PSS"
+	cpu         = ": CPU"
+)
+
+// effect is the end of the name for how the effect of a change is seen.
+func effect(kind string) string {
+	if kind == receivers {
+		return ": offer → the added receiver accepts connections"
+	}
+	return ": offer → first span with the new attribute in the sink"
+}
+
 // rows are the lines of the table, in order.
 func rows() []row {
 	all := []row{{startMessage, milliseconds, false}, {startHealthy, milliseconds, false}, {startAccepted, milliseconds, false}}
 	for _, kind := range []string{full, receivers} {
-		effect := "offer → first span with the new attribute in the sink"
-		if kind == receivers {
-			effect = "offer → the added receiver accepts connections"
-		}
 		all = append(all,
-			row{kind + ": " + effect, milliseconds, false},
-			row{kind + ": offer → APPLIED, the trial of 1 s included", milliseconds, false},
-			row{kind + ": requests refused", number, false},
-			row{kind + ": longest gap", milliseconds, false},
-			row{kind + ": longest gap, client with gRPC's default backoff", milliseconds, false},
-			row{kind + ": accepted spans lost", number, false},
-			row{kind + ": OpAMP connections", number, false},
+			row{kind + effect(kind), milliseconds, false},
+			row{kind + isApplied, milliseconds, false},
+			row{kind + refused, number, false},
+			row{kind + gap, milliseconds, false},
+			row{kind + gap + patient, milliseconds, false},
+			row{kind + lost, number, false},
+			row{kind + connections, number, false},
 		)
 	}
 	for _, what := range []string{compare.InvalidYAML, compare.UnknownComponent, compare.BindConflict, compare.BadAfterASecond, compare.SegvInTrial} {
 		all = append(all,
-			row{what + ": outage", milliseconds, false},
-			row{what + ": outage, client with gRPC's default backoff", milliseconds, false},
-			row{what + ": requests refused", number, false},
-			row{what + ": accepted spans lost", number, false},
+			row{what + outage, milliseconds, false},
+			row{what + outage + patient, milliseconds, false},
+			row{what + refused, number, false},
+			row{what + lost, number, false},
 		)
 	}
 	for _, when := range []string{idle, loaded} {
 		all = append(all,
-			row{when + ": processes", number, false},
-			row{when + ": RSS", mebibytes, false},
-			row{when + ": PSS", mebibytes, false},
-			row{when + ": CPU", percent, false},
+			row{when + processes, number, false},
+			row{when + rss, mebibytes, false},
+			row{when + pss, mebibytes, false},
+			row{when + cpu, percent, false},
 		)
 	}
 	return append(all, row{latency, milliseconds, false}, row{throughput, perSecond, true})

@@ -21,6 +21,11 @@ func TestCandidatesAreYAML(t *testing.T) {
 		}
 		retrieved, err := confmap.NewRetrievedFromYAML([]byte(r.candidate(w).yaml("mark")))
 		require.NoError(t, err, r.Name)
+		if r.Name == InvalidYAML {
+			_, err := retrieved.AsConf()
+			require.Error(t, err, r.Name)
+			continue
+		}
 		conf, err := retrieved.AsConf() // the Collector's own idea of YAML
 		require.NoError(t, err, r.Name)
 		assert.True(t, conf.IsSet("service::pipelines::traces"), r.Name)

@@ -26,6 +26,10 @@ type Settings struct {
 	// Gates are the Collector's feature gates that are turned on, separated by
 	// commas; may be empty.
 	Gates string
+	// Copies is a folder for a copy of the executables for each system; empty for none.
+	// Systems that run at the same time then share no pages, which would be counted to
+	// each of them in part.
+	Copies string
 	// Systems are keys; all but the floor and the default supervisor when empty.
 	Systems []string
 	// Rows is a part of the names of the rows; all when empty, but for those that

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -85,12 +87,60 @@ func Available(ctx context.Context, s Settings, dir string) (systems []System, l
 				continue
 			}
 		}
+		if s.Copies != "" {
+			if sys, err = copied(s, sys.Key); err != nil {
+				return nil, nil, err
+			}
+		}
 		systems = append(systems, sys)
 	}
 	if len(systems) == 0 {
 		return nil, nil, errors.New("no system is left to be measured")
 	}
 	return systems, leftOut, nil
+}
+
+// copied is the system with executables of its own, in a folder of Settings.Copies
+// with the name of the key. Those that are there already are used.
+func copied(s Settings, key string) (System, error) {
+	dir := filepath.Join(s.Copies, key)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return System{}, fmt.Errorf("making a folder: %w", err)
+	}
+	paths := []*string{&s.Supervised, &s.Supervisor}
+	if key == Ours || key == Guard || key == Floor {
+		paths = []*string{&s.Collector}
+	}
+	for _, path := range paths {
+		to := filepath.Join(dir, filepath.Base(*path))
+		if err := copyFile(*path, to); err != nil {
+			return System{}, err
+		}
+		*path = to
+	}
+	systems := all(s)
+	return systems[slices.IndexFunc(systems, func(sys System) bool { return sys.Key == key })], nil
+}
+
+// copyFile copies an executable, unless it was copied before.
+func copyFile(from, to string) (err error) {
+	in, err := os.Open(from) //nolint:gosec // what is to be measured
+	if err != nil {
+		return fmt.Errorf("copying an executable: %w", err)
+	}
+	defer func() { err = errors.Join(err, in.Close()) }()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o700) //nolint:gosec // it is to be run
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("copying an executable: %w", err)
+	}
+	_, err = io.Copy(out, in)
+	if err = errors.Join(err, out.Close()); err != nil {
+		return fmt.Errorf("copying an executable: %w", err)
+	}
+	return nil
 }
 
 // knowsGuard reports whether the Collector accepts the parameter.
