@@ -32,7 +32,7 @@ func prepare(ctx context.Context, s settings, dir string) (b *bench, err error) 
 	small.Collector, small.Supervised, small.Trial = s.small.Collector, s.small.Supervised, longTrial
 	small.Only = []string{compare.BadAfterASecond}
 	s.small = small
-	b = &bench{settings: s, report: &report{settings: s}, gatedSettings: s.full}
+	b = &bench{settings: s, report: &report{settings: s, progress: os.Stderr}, gatedSettings: s.full}
 	b.gatedSettings.Gates = gates
 	for _, part := range []struct {
 		settings compare.Settings
@@ -251,6 +251,3 @@ func stopAll(ctx context.Context, worlds []*compare.World) error {
 	stops.Wait()
 	return errors.Join(errs...)
 }
-
-// progress says what was measured.
-func progress(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }

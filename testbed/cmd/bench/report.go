@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"path/filepath"
@@ -26,6 +27,8 @@ type report struct {
 	values map[string]map[string][]float64
 	// problems are what was not as planned.
 	problems []problem
+	// progress is told of each figure and problem; may be nil.
+	progress io.Writer
 }
 
 type problem struct {
@@ -42,7 +45,13 @@ func (r *report) add(row string, sys compare.System, value float64) {
 		r.values[row] = map[string][]float64{}
 	}
 	r.values[row][sys.Key] = append(r.values[row][sys.Key], value)
-	progress("%s: %s: %.1f", sys.Key, row, value)
+	r.tell("%s: %s: %.1f", sys.Key, row, value)
+}
+
+func (r *report) tell(format string, args ...any) {
+	if r.progress != nil {
+		fmt.Fprintf(r.progress, format+"\n", args...)
+	}
 }
 
 // duration adds one in milliseconds, unless it is negative: there was nothing to
@@ -94,7 +103,7 @@ func (r *report) outcomes(systems []compare.System, outcomes []compare.Outcome) 
 func (r *report) problem(what string, sys compare.System, err error) {
 	text, _, _ := strings.Cut(err.Error(), "\n")
 	r.problems = append(r.problems, problem{what, sys.Key, text})
-	progress("%s: %s: %s", sys.Key, what, text)
+	r.tell("%s: %s: %s", sys.Key, what, text)
 }
 
 // render writes a value with as many digits as say something.
@@ -105,28 +114,42 @@ func render(value float64) string {
 	return fmt.Sprintf("%.0f", value)
 }
 
-// worse reports whether one of this project's cells is not the best: another system
-// that is managed has a better median, as far as the table shows, or one where this has
-// none.
-func (r *report) worse(w row, key string) bool {
+// Marks of this project's cells that are not the best.
+const (
+	worse  = "✗"
+	nearly = "≈"
+)
+
+// near is how much worse a median may be to be called nearly as good: less than the
+// medians of two runs differ.
+const near = 0.05
+
+// mark compares one of this project's cells with those of the other managed systems:
+// empty if none has a better median as far as the table shows, worse also if this one
+// has none.
+func (r *report) mark(w row, key string) string {
 	if !ours(key) {
-		return false
+		return ""
 	}
-	mine := r.values[w.name][key]
+	mine, mark := r.values[w.name][key], ""
 	for _, sys := range r.systems {
 		theirs := r.values[w.name][sys.Key]
 		if !rivals(sys.Key) || len(theirs) == 0 {
 			continue
 		}
 		if len(mine) == 0 {
-			return true
+			return worse
 		}
 		a, b := median(mine), median(theirs)
-		if render(a) != render(b) && (a > b) != w.more {
-			return true
+		switch {
+		case render(a) == render(b) || (a > b) == w.more:
+		case math.Abs(a-b) > near*b:
+			return worse
+		default:
+			mark = nearly
 		}
 	}
-	return false
+	return mark
 }
 
 // String renders it in Markdown.
@@ -152,7 +175,7 @@ func (r *report) String() string {
 		}
 		b.WriteString("\n")
 	}
-	b.WriteString("\nMedian (p95). ✗: a cell of this project's for which a column of the supervisor has a better median.\n")
+	b.WriteString("\nMedian (p95). ✗: a column of the supervisor has a better median than this cell of this project's; ≈: by 5 % at most.\n")
 	for _, text := range r.leftOut {
 		fmt.Fprintf(&b, "\nLeft out: %s\n", text)
 	}
@@ -171,8 +194,8 @@ func (r *report) cell(w row, key string) string {
 			text += fmt.Sprintf(", %d of %d", len(values), r.settings.repetitions)
 		}
 	}
-	if r.worse(w, key) {
-		text += " ✗"
+	if mark := r.mark(w, key); mark != "" {
+		text += " " + mark
 	}
 	return text
 }
@@ -215,8 +238,8 @@ type figure struct {
 	P95    float64 `json:"p95"`
 	// Values are in the order of the repetitions.
 	Values []float64 `json:"values"`
-	// Worse: see report.worse.
-	Worse bool `json:"worse,omitempty"`
+	// Mark: see report.mark.
+	Mark string `json:"mark,omitempty"`
 }
 
 // write writes the figures as JSON.
@@ -229,7 +252,7 @@ func (r *report) write(path string) error {
 		}
 		for _, sys := range r.systems {
 			if values := r.values[w.name][sys.Key]; len(values) > 0 {
-				line.Systems[sys.Key] = figure{Median: median(values), P95: p95(values, w.more), Values: values, Worse: r.worse(w, sys.Key)}
+				line.Systems[sys.Key] = figure{Median: median(values), P95: p95(values, w.more), Values: values, Mark: r.mark(w, sys.Key)}
 			}
 		}
 		f.Rows = append(f.Rows, line)

@@ -28,6 +28,7 @@ func example() *report {
 		startMessage:            {nil, {1, 1}, {3, 3}, {1, 1}, nil},
 		startAccepted:           {{100.2, 100.2}, {100}, {100.4, 100.4}, {101, 102}, {1, 1}},
 		throughput:              {{100, 200}, {90, 100}, {100, 110}, {110, 80}, {900, 900}},
+		latency:                 {{102, 102}, {106, 106}, {110, 110}, {100, 100}, {1, 1}},
 		full + refused:          {{0, 0}, {3, 3}, {2, 2}, {2, 2}, {1, 1}},
 		receivers + connections: {{0, 0}, {0, 0}, {0, 0}, {0, 0}, nil},
 	} {
@@ -51,6 +52,7 @@ func TestTable(t *testing.T) {
 	// A difference that the table does not show is none; the plain Collector does not
 	// compete.
 	assert.Contains(t, text, "| "+startAccepted+", ms | less | 100 (100) | 100 (100), 1 of 2 | 100 (100) | 102 (102) | 1 (1) |\n")
+	assert.Contains(t, text, "| "+latency+", ms | less | 102 (102) ≈ | 106 (106) ✗ | 110 (110) | 100 (100) | 1 (1) |\n")
 	// More is better, the worst is the lowest.
 	assert.Contains(t, text, "| "+throughput+", spans/s | more | 150 (100) | 95 (90) ✗ | 105 (100) | 95 (80) | 900 (900) |\n")
 	assert.Contains(t, text, "| full change: requests refused | less | 0 (0) | 3 (3) ✗ | 2 (2) | 2 (2) | 1 (1) |\n")
@@ -69,7 +71,7 @@ func TestFigures(t *testing.T) {
 	require.NoError(t, json.Unmarshal(content, &f))
 	require.Len(t, f.Rows, len(rows()))
 	assert.Equal(t, startHealthy, f.Rows[1].Row)
-	assert.Equal(t, figure{Median: 6, P95: 7, Values: []float64{5, 7}, Worse: true}, f.Rows[1].Systems[compare.Ours])
+	assert.Equal(t, figure{Median: 6, P95: 7, Values: []float64{5, 7}, Mark: worse}, f.Rows[1].Systems[compare.Ours])
 	assert.NotContains(t, f.Rows[1].Systems, compare.Floor)
 	assert.Equal(t, "less", f.Rows[1].Better)
 	assert.Equal(t, "more", f.Rows[len(f.Rows)-1].Better)
