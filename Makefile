@@ -136,6 +136,12 @@ fuzz: ## Run each fuzz target for 30 s
 		for f in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$p/*_test.go | sed 's/func //'); do \
 			echo "==> $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime 30s $$p || exit 1; done; done
 
+.PHONY: bench
+bench: $(FULL) $(SMALL) $(SUPERVISED_FULL) $(SUPERVISED) $(SUPERVISOR) ## Measure everything beside contrib's supervisor (25 minutes; flags: BENCHFLAGS)
+	@echo "==> measuring (about 25 minutes)"
+	@cd testbed && $(GO) run ./cmd/bench -collector ../$(FULL) -supervised ../$(SUPERVISED_FULL) -supervisor ../$(SUPERVISOR) \
+		-small-collector ../$(SMALL) -small-supervised ../$(SUPERVISED) -json ../docs/benchmarks.json $(BENCHFLAGS)
+
 .PHONY: bench-rollout
 bench-rollout: $(FULL) ## Measure a change of configuration with the full distribution
 	@cd testbed && $(GO) run ./cmd/benchrollout -collector ../$(FULL)
