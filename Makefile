@@ -20,6 +20,7 @@ SMALL    := bin/otelcol-opamp-testbed
 RACE     := bin/otelcol-opamp-testbed-race
 SAMPLING := bin/otelcol-opamp-sampling
 SERVER   := bin/opampserver
+FLEET    := bin/fleet.test
 # What ours is tested with and measured beside: contrib's supervisor, and Collectors
 # that it can run.
 SUPERVISOR      := bin/opampsupervisor
@@ -66,6 +67,11 @@ $(SAMPLING): testbed/builder-config-sampling.yaml $(SOURCES)
 $(SERVER): $(TESTBED)
 	@echo "==> building $@"
 	@cd testbed && $(GOBUILD) -o ../$@ ./cmd/opampserver
+
+# The agents of bench-fleet: a test binary, because it replaces the dry run.
+$(FLEET): $(SOURCES) $(wildcard internal/agent/*_test.go)
+	@echo "==> building $@"
+	@$(GO) test -c -o $@ ./internal/agent
 
 # A module of its own: its dependencies and ours exclude each other. It cannot be
 # tidied where a proxy lacks what only the supervisor's own tests import, and is
@@ -130,6 +136,12 @@ fuzz: ## Run each fuzz target for 30 s
 		for f in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$p/*_test.go | sed 's/func //'); do \
 			echo "==> $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime 30s $$p || exit 1; done; done
 
+.PHONY: bench
+bench: $(FULL) $(SMALL) $(SUPERVISED_FULL) $(SUPERVISED) $(SUPERVISOR) ## Measure everything beside contrib's supervisor (25 minutes; flags: BENCHFLAGS)
+	@echo "==> measuring (about 25 minutes)"
+	@cd testbed && $(GO) run ./cmd/bench -collector ../$(FULL) -supervised ../$(SUPERVISED_FULL) -supervisor ../$(SUPERVISOR) \
+		-small-collector ../$(SMALL) -small-supervised ../$(SUPERVISED) -json ../docs/benchmarks.json $(BENCHFLAGS)
+
 .PHONY: bench-rollout
 bench-rollout: $(FULL) ## Measure a change of configuration with the full distribution
 	@cd testbed && $(GO) run ./cmd/benchrollout -collector ../$(FULL)
@@ -143,6 +155,11 @@ bench-rollback: $(FULL) $(SUPERVISED_FULL) $(SUPERVISOR) ## Measure rollbacks wi
 bench-rollback-small: $(SMALL) $(SUPERVISED) $(SUPERVISOR) ## The same with the small distribution, which can fail in more ways
 	@echo "==> measuring rollbacks with the small distribution"
 	@cd testbed && $(GO) run ./cmd/benchrollback -collector ../$(SMALL) -supervised ../$(SUPERVISED) -supervisor ../$(SUPERVISOR) $(BENCHFLAGS)
+
+.PHONY: bench-fleet
+bench-fleet: $(FLEET) ## Measure N agents without Collectors and one server (N=200,500,1000,2000 takes about 12 minutes; flags: BENCHFLAGS)
+	@echo "==> measuring a fleet"
+	@cd testbed && $(GO) run ./cmd/benchfleet -fleet ../$(FLEET) -json ../bin/fleet.json $(if $(N),-n $(N)) $(BENCHFLAGS)
 
 ##@ Checking
 

@@ -39,8 +39,13 @@ const (
 	stopTimeout = 6 * time.Second
 	// settleTime is how long the host may take from Retrieve to the begin of a
 	// full reload: it decodes and compares the configuration, which takes tens
-	// of milliseconds for large ones.
+	// of milliseconds for large ones. (Half of apply_timeout if that is less: a
+	// reload in place that nothing is seen of must not look like one that hangs.)
 	settleTime = time.Second
+	// quietTime is how long the host may take from one component that it exchanges
+	// in place to the next: it only creates it meanwhile, which takes less than a
+	// millisecond. A component that fails later fails in the trial.
+	quietTime = 100 * time.Millisecond
 	// stopGrace is how long the Collector may take to notice that it was told
 	// to end: it does so at once, unless a component hangs in a reload. It is
 	// below the 30 s after which Kubernetes kills.
@@ -126,6 +131,7 @@ type Agent struct {
 	unknown   map[string]bool // requests of an operator that were said to be none
 	stale     bool            // the state file is out of date
 	deaf      bool            // requests of an operator are not looked at any more
+	looked    looked          // at the requests
 	began     time.Time       // when the process did
 
 	checkedAt   time.Time // when the dry run of the latest offer began

@@ -143,7 +143,8 @@ func (a *Agent) startTimer(e rollout.StartTimer) {
 		rollout.DrainTimer:  a.settings.Rollout.DrainTimeout,
 		rollout.ApplyTimer:  a.settings.Rollout.ApplyTimeout,
 		rollout.TrialTimer:  a.settings.Rollout.TrialPeriod,
-		rollout.SettleTimer: settleTime,
+		rollout.SettleTimer: min(settleTime, a.settings.Rollout.ApplyTimeout/2),
+		rollout.QuietTimer:  min(quietTime, a.settings.Rollout.ApplyTimeout/2),
 		rollout.FatalTimer:  fatalTime,
 		rollout.StableTimer: a.settings.Rollout.TrialPeriod,
 	}

@@ -120,3 +120,10 @@ func SaveBody(path string, offer remoteconfig.Offer) (err error) {
 	defer func() { err = errors.Join(err, dir.Close()) }()
 	return (&store{dir}).saveBody(offer)
 }
+
+// RequestsAreQuiet tells whether the next look at an operator's requests finds
+// nothing unless their folder changes.
+func (e *ExtensionLease) RequestsAreQuiet() (quiet bool) {
+	_ = e.agent.call(context.Background(), func() { quiet = !e.agent.looked.at.IsZero() })
+	return quiet
+}

@@ -31,6 +31,10 @@ const (
 	// requestLook is the time between two looks at the requests: soon enough for
 	// somebody who waits for it, and rare enough to cost nothing.
 	requestLook = 2 * time.Second
+	// requestSure is the time after which the requests are looked at although their
+	// folder's time says that there is nothing new: not every file system keeps it,
+	// and clocks are set.
+	requestSure = time.Minute
 	// maxHistory is how many events the state file holds: some weeks of an agent
 	// that gets a new configuration every day.
 	maxHistory = 100
@@ -71,6 +75,10 @@ type happened struct {
 	Config string    `json:"config,omitempty"` // the server's hash
 	Reason string    `json:"reason,omitempty"`
 }
+
+// looked is the latest look at all requests, and the time of their folder then; zero
+// if the next look must be one.
+type looked struct{ modified, at time.Time }
 
 // note adds an entry to the history.
 func (a *Agent) note(what string, ref remoteconfig.Ref, reason string) {
@@ -132,6 +140,12 @@ func (a *Agent) lookAtRequests() {
 	if a.storeErr != nil || a.released || a.deaf {
 		return
 	}
+	defer a.after(requestLook, a.lookAtRequests)
+	modified, err := a.store.dir.Modified(requestsName)
+	if err == nil && modified.Equal(a.looked.modified) && time.Since(a.looked.at) < requestSure {
+		return // most looks end here
+	}
+	a.looked = looked{}
 	if a.machine.AtRest() {
 		a.request(requestForget, func(string) error {
 			a.step(rollout.Forgiven{})
@@ -158,7 +172,11 @@ func (a *Agent) lookAtRequests() {
 		})
 	}
 	a.lookAtUnknownRequests()
-	a.after(requestLook, a.lookAtRequests)
+	// A request that is made right after a look may leave a folder with the same
+	// time: the clocks of file systems tick in milliseconds, some in seconds.
+	if err == nil && a.machine.AtRest() && time.Since(modified) > requestLook {
+		a.looked = looked{modified: modified, at: time.Now()}
+	}
 }
 
 // lookAtUnknownRequests says once of each file among the requests that it is none.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -148,7 +149,10 @@ func TestUnknownRequestIsToldOnce(t *testing.T) {
 	h := newHost(t, s, t.TempDir())
 	core, logged := observer.New(zap.ErrorLevel)
 	h.log = zap.New(core)
+	started := make(chan *agent.ExtensionLease, 1)
+	h.started = func(_ map[string]any, e *agent.ExtensionLease) { started <- e }
 	h.start()
+	e := receive(t, started)
 	o := newOperator(h)
 	s.wait(t, "health", func() bool { return s.health != nil })
 	told := func(name string) int {
@@ -165,7 +169,11 @@ func TestUnknownRequestIsToldOnce(t *testing.T) {
 	o.asks(".go-back.swp", "")
 	require.Eventually(t, func() bool { return told("rollback") == 1 }, waitTime, tick)
 	assert.FileExists(t, filepath.Join(o.folder, "requests", "rollback"))
-	o.asks("another", "") // it is found by a later look
+	// It is found by a later look, also after the folder was left alone for a while.
+	long := time.Now().Add(-time.Hour)
+	require.NoError(t, os.Chtimes(filepath.Join(o.folder, "requests"), long, long))
+	require.Eventually(t, e.RequestsAreQuiet, waitTime, tick)
+	o.asks("another", "")
 	require.Eventually(t, func() bool { return told("another") == 1 }, waitTime, tick)
 	assert.Equal(t, 1, told("rollback"))
 	assert.Zero(t, told(".go-back.swp"))

@@ -69,6 +69,9 @@ const (
 	// a full reload; later, silence means that it applied the configuration
 	// in place.
 	SettleTimer Timer = "settle"
+	// QuietTimer is how long the host may take between two components that it
+	// exchanges in place; later, silence means that it exchanged the last one.
+	QuietTimer Timer = "quiet"
 )
 
 // Restart asks to replace the process. What runs afterwards is in the record.

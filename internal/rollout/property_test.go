@@ -234,7 +234,15 @@ func (w *world) partialReload() {
 		}
 		w.fullReload()
 	default:
-		w.fire(rollout.SettleTimer)
+		if w.r.IntN(2) == 0 { // what changes is only what is not used
+			w.fire(rollout.SettleTimer)
+			w.up = w.m.Instance()
+			return
+		}
+		for _, s := range []rollout.ComponentState{rollout.ComponentStopping, rollout.ComponentStopped, rollout.ComponentStarting, rollout.ComponentRunning} {
+			w.do(rollout.ComponentStatus{Generation: w.m.Instance(), Key: "r", Component: "r", State: s})
+		}
+		w.fire(rollout.QuietTimer)
 		w.up = w.m.Instance()
 	}
 }

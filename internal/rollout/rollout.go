@@ -119,7 +119,7 @@ type Machine struct {
 	// a verdict.
 	stopped bool
 
-	// timer, settle and stable are the IDs of the timers that count; awaiting
+	// timer, settle (of the SettleTimer or the QuietTimer) and stable are the IDs of the timers that count; awaiting
 	// says which one timer is.
 	timers   uint64
 	timer    uint64

@@ -192,6 +192,7 @@ func (m *Machine) componentStatus(e ComponentStatus) {
 	if e.Generation != m.instance || (m.instance != m.generation && !m.partial) {
 		return
 	}
+	wasBusy := len(m.busy) > 0
 	switch e.State {
 	case ComponentPermanent, ComponentFatal:
 		m.failed[e.Key] = e.Component + ": " + e.Err
@@ -204,6 +205,7 @@ func (m *Machine) componentStatus(e ComponentStatus) {
 		delete(m.failed, e.Key)
 		delete(m.busy, e.Component)
 	}
+	m.exchanging(wasBusy)
 	reason, bad := m.unhealthy()
 	c := m.record.Candidate
 	if bad && m.seen == "" {
@@ -234,8 +236,20 @@ func (m *Machine) componentStatus(e ComponentStatus) {
 	m.trySettle()
 }
 
+// exchanging follows a partial reload that has begun: no full one comes any more,
+// unless it fails. What is left is to wait for the last component.
+func (m *Machine) exchanging(wasBusy bool) {
+	switch busy := len(m.busy) > 0; {
+	case !m.partial || busy == wasBusy:
+	case busy:
+		m.settle, m.settled = 0, false
+	default:
+		m.settle = m.startTimer(QuietTimer)
+	}
+}
+
 // trySettle takes a partial reload for done when the host has had time to
-// begin a full one and no component is being exchanged.
+// begin a full one, or the next component's turn, and none is being exchanged.
 func (m *Machine) trySettle() {
 	if !m.partial || !m.settled || len(m.busy) > 0 {
 		return

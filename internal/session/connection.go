@@ -62,7 +62,7 @@ func (s *Session) taken(conn *websocket.Conn) error {
 
 // ping returns when the connection has ended, or the session.
 func (s *Session) ping(conn *websocket.Conn) {
-	ticker := time.NewTicker(s.times.ping)
+	ticker := time.NewTicker(spread(s.times.ping))
 	defer ticker.Stop()
 	for {
 		select {

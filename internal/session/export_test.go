@@ -60,3 +60,6 @@ var Dialer = dialer
 
 // Counted returns conn as sessions use it.
 func Counted(conn net.Conn) net.Conn { return counted{conn, &Counters{}} }
+
+// HeartbeatInterval is the one that the client goes by.
+func (s *Session) HeartbeatInterval() time.Duration { return heartbeatsOf(s.client).interval() }

@@ -30,7 +30,8 @@ var defaultTimes = times{
 	// two.
 	ping: heartbeat, silence: 3 * heartbeat,
 	// A server that restarts sees ten thousand agents come back at 5000 per
-	// second, which a few cores can take; after a minute at 170 per second.
+	// second, which a few cores can take; after two minutes or more at 330 per
+	// second at first, since pauses of up to a minute are half as long on average.
 	first: 2 * time.Second, longest: time.Minute,
 	// Less than the longest pause would not be worth that pause.
 	stable: time.Minute,

@@ -126,6 +126,9 @@ func Start(ctx context.Context, set Settings) (*Session, error) {
 			return h
 		}
 	}
+	if set.Transport != HTTP {
+		interval = spread(interval)
+	}
 	start.HeartbeatInterval = &interval
 	s.keepInterval = func() {}
 	if set.Capabilities.Heartbeat { // else the client does not touch it

@@ -433,6 +433,25 @@ func TestIntervalIsTheAgents(t *testing.T) {
 	})
 }
 
+// Agents that did something together do not send their heartbeats together for ever,
+// and none sends them later than it was told.
+//
+// Conformance: 58
+func TestHeartbeatsSpread(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, nil)
+	different := map[time.Duration]bool{}
+	const sessions = 5 // of 3000 intervals each: all the same is a thing that does not happen
+	for range sessions {
+		set, _ := settings(t, session.WebSocket, s.url(session.WebSocket))
+		interval := start(t, set).HeartbeatInterval()
+		assert.LessOrEqual(t, interval, 30*time.Second)
+		assert.GreaterOrEqual(t, interval, 27*time.Second)
+		different[interval] = true
+	}
+	assert.Greater(t, len(different), 1)
+}
+
 // What this package finds in the client is there in the version in use.
 func TestInsideOfTheClient(t *testing.T) {
 	t.Parallel()

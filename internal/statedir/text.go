@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"time"
 )
 
 // maxText bounds the files that people write, or are written for people, in
@@ -54,6 +55,16 @@ func (d *Dir) ReadText(name string) ([]byte, error) {
 		return nil, fmt.Errorf("reading %q in %q: %w", name, d.path, err)
 	}
 	return data, nil
+}
+
+// Modified returns when an entry of folder was made, removed or renamed last. The
+// error is [fs.ErrNotExist] if there is no such folder.
+func (d *Dir) Modified(folder string) (time.Time, error) {
+	info, err := d.files.Lstat(folder)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("looking for %q in %q: %w", folder, d.path, err)
+	}
+	return info.ModTime(), nil
 }
 
 // MakeFolder makes the folder name, if it is missing.

@@ -113,3 +113,25 @@ func healthNames(h *protobufs.ComponentHealth) []string {
 	}
 	return names
 }
+
+// What is exchanged in place is judged in time, however short apply_timeout is.
+func TestPartialReloadWithAShortApplyTimeout(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{rollout: "{trial_period: 100ms, apply_timeout: 1s}"})
+	c := w.start(append(w.args(), "--feature-gates=service.partialReload,service.partialReloadReceivers"))
+	agent := w.managed()
+	second := freeAddr(t)
+	receiver := fmt.Sprintf("receivers: {otlp/second: {protocols: {grpc: {endpoint: %q}}}}\n", second)
+	for name, body := range map[string]string{
+		"a receiver that is used": receiver + "service: {pipelines: {traces: {receivers: [otlp, otlp/second]}}}",
+		"one that is not":         receiver,
+	} {
+		from := w.server.Mark()
+		hash := w.offer(body)
+		w.await(agent, hash, applied)
+		w.requireVerdict(from, hash, applied)
+		w.awaitEffective(agent, second)
+		assert.Zero(t, c.count(logReload), name)
+	}
+	w.requireOneSession()
+}

@@ -70,6 +70,9 @@ type Settings struct {
 	Timeout time.Duration
 	// Backoff is the constant pause between attempts to connect, 2 ms when zero.
 	Backoff time.Duration
+	// DefaultBackoff makes the pauses those that gRPC has by default, instead of
+	// Backoff: 1 s after the first attempt that failed, then more.
+	DefaultBackoff bool
 }
 
 // Progress has the counters of a running generator.
@@ -111,6 +114,10 @@ func Start(settings Settings) (*Generator, error) {
 	if settings.Rate < 0 {
 		return nil, fmt.Errorf("starting load: rate must be positive, is %g", settings.Rate)
 	}
+	pauses := backoff.Config{BaseDelay: settings.Backoff, Multiplier: 1, MaxDelay: settings.Backoff}
+	if settings.DefaultBackoff {
+		pauses = backoff.DefaultConfig
+	}
 	conn, err := grpc.NewClient("passthrough:///"+settings.Endpoint,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.WaitForReady(false)),
@@ -118,7 +125,7 @@ func Start(settings Settings) (*Generator, error) {
 		grpc.WithDisableServiceConfig(),
 		grpc.WithNoProxy(),
 		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: settings.Backoff, Multiplier: 1, MaxDelay: settings.Backoff},
+			Backoff:           pauses,
 			MinConnectTimeout: connectTimeout,
 		}),
 	)

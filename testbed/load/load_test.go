@@ -192,3 +192,23 @@ func TestSettings(t *testing.T) {
 	require.ErrorContains(t, err, "rate must be positive")
 	assert.Zero(t, load.Result{}.Latency(0.5))
 }
+
+// With gRPC's default, one connect that is refused costs such a client about a second.
+func TestDefaultBackoff(t *testing.T) {
+	t.Parallel()
+	r := new(receiver)
+	addr, stop := listen(t, "127.0.0.1:0", r)
+	stop()
+	g := start(t, load.Settings{Endpoint: addr, Rate: 200, DefaultBackoff: true})
+	require.Eventually(t, func() bool { return g.Progress().Refused > 0 }, patience, time.Millisecond, "the connect is refused")
+	listen(t, addr, r)
+	require.NoError(t, g.WaitAccepted(patiently(t), 5))
+	result := g.Stop(patiently(t))
+	waited := result.Successes[0].Time.Sub(result.Refused[0].Time)
+	assert.Greater(t, waited, 700*time.Millisecond, "1 s, a fifth more or less")
+
+	later := result.After(result.Successes[1].Time)
+	assert.Equal(t, result.Successes[1:], later.Successes)
+	assert.Empty(t, later.Refused)
+	assert.Len(t, result.After(result.Started).Refused, len(result.Refused))
+}

@@ -58,6 +58,16 @@ func (r Result) LongestGapBetween(from, to time.Time) (gap time.Duration, gapFro
 	return longestGap(between(r.Successes, from, to, func(s Success) time.Time { return s.Time }))
 }
 
+// After is the part of the account with the answers and refusals after a moment; only
+// Successes and Refused are set.
+func (r Result) After(from time.Time) Result {
+	return Result{
+		Run:       r.Run,
+		Successes: between(r.Successes, from, r.Stopped, func(s Success) time.Time { return s.Time }),
+		Refused:   between(r.Refused, from, r.Stopped, func(f Refusal) time.Time { return f.Time }),
+	}
+}
+
 // RefusedBetween returns the refusals from one moment to another.
 func (r Result) RefusedBetween(from, to time.Time) []Refusal {
 	return between(r.Refused, from, to, func(f Refusal) time.Time { return f.Time })

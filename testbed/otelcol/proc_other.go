@@ -27,3 +27,6 @@ func (p *Process) killLeftovers() error {
 	_ = p.hasEnded()
 	return nil
 }
+
+// Use returns what the process and all living processes of its session take.
+func (*Process) Use() (Use, error) { return Use{}, errors.ErrUnsupported }

@@ -13,23 +13,25 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/otelcol-opamp/otelcol-opamp/testbed/internal/compare"
 )
 
 func main() {
-	var s settings
-	flag.StringVar(&s.collector, "collector", "../bin/otelcol-opamp", "this project's Collector")
-	flag.StringVar(&s.supervised, "supervised", "../bin/otelcol-supervised-full", "the Collector that the supervisor runs, with the same components")
-	flag.StringVar(&s.supervisor, "supervisor", "../bin/opampsupervisor", "contrib's supervisor")
-	flag.IntVar(&s.repetitions, "repetitions", 10, "how often each row is measured on each system")
-	flag.Float64Var(&s.rate, "rate", 500, "requests per second")
-	flag.DurationVar(&s.trial, "trial", time.Second, "the trial period, and the time limit for a candidate to start")
-	systems := flag.String("systems", "", "some of ours, guard, supervisor, supervisor-hup, separated by commas (default: all)")
+	var s compare.Settings
+	flag.StringVar(&s.Collector, "collector", "../bin/otelcol-opamp", "this project's Collector")
+	flag.StringVar(&s.Supervised, "supervised", "../bin/otelcol-supervised-full", "the Collector that the supervisor runs, with the same components")
+	flag.StringVar(&s.Supervisor, "supervisor", "../bin/opampsupervisor", "contrib's supervisor")
+	flag.IntVar(&s.Repetitions, "repetitions", 10, "how often each row is measured on each system")
+	flag.Float64Var(&s.Rate, "rate", 500, "requests per second")
+	flag.DurationVar(&s.Trial, "trial", time.Second, "the trial period, and the time limit for a candidate to start")
+	systems := flag.String("systems", "", "some of ours, guard, supervisor, supervisor-hup, supervisor-default, separated by commas (default: all but the last)")
 	rows := flag.String("rows", "", "a part of the names of the rows to measure (default: all)")
-	flag.StringVar(&s.keep, "keep", "", "a folder in which logs, configurations and state are kept")
+	flag.StringVar(&s.Keep, "keep", "", "a folder in which logs, configurations and state are kept")
 	flag.Parse()
-	s.rows = *rows
+	s.Rows = *rows
 	if *systems != "" {
-		s.systems = strings.Split(*systems, ",")
+		s.Systems = strings.Split(*systems, ",")
 	}
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
@@ -39,19 +41,8 @@ func main() {
 	}
 }
 
-// settings are the flags.
-type settings struct {
-	collector, supervised, supervisor string
-	repetitions                       int
-	rate                              float64
-	trial                             time.Duration
-	systems                           []string // keys; all when empty
-	rows                              string   // part of a name; all when empty
-	keep                              string   // folder; nothing is kept when empty
-}
-
-func run(ctx context.Context, s settings) error {
-	dir := s.keep
+func run(ctx context.Context, s compare.Settings) error {
+	dir := s.Keep
 	if dir == "" {
 		made, err := os.MkdirTemp("", "otelcol-opamp-bench")
 		if err != nil {
@@ -65,30 +56,30 @@ func run(ctx context.Context, s settings) error {
 	if err != nil {
 		return fmt.Errorf("locating the folder: %w", err)
 	}
-	systems, leftOut, err := available(ctx, s, dir)
+	systems, leftOut, err := compare.Available(ctx, s, dir)
 	if err != nil {
 		return err
 	}
-	rows, err := possible(ctx, s)
+	rows, err := compare.Possible(ctx, s)
 	if err != nil {
 		return err
 	}
-	r := report{settings: s, systems: systems, leftOut: leftOut, rows: rows, begun: time.Now(), before: loadAverage()}
-	for i := range s.repetitions {
-		turn := repetition{
-			settings: s, systems: systems, rows: rows,
-			dir: filepath.Join(dir, fmt.Sprintf("%02d", i+1)),
-			tell: func(sys system, o outcome) {
-				fmt.Fprintf(os.Stderr, "%d/%d %s: %s\n", i+1, s.repetitions, sys.key, o)
+	r := report{settings: s, systems: systems, leftOut: leftOut, rows: rows, begun: time.Now(), before: compare.LoadAverage()}
+	for i := range s.Repetitions {
+		turn := compare.Repetition{
+			Settings: s, Systems: systems, Rows: rows,
+			Dir: filepath.Join(dir, fmt.Sprintf("%02d", i+1)),
+			Tell: func(sys compare.System, o compare.Outcome) {
+				fmt.Fprintf(os.Stderr, "%d/%d %s: %s\n", i+1, s.Repetitions, sys.Key, o)
 			},
 		}
-		outcomes, err := turn.measure(ctx, i)
+		outcomes, err := turn.Measure(ctx, i)
 		if err != nil {
 			return fmt.Errorf("repetition %d: %w", i+1, err)
 		}
 		r.outcomes = append(r.outcomes, outcomes...)
 	}
-	r.after = loadAverage()
+	r.after = compare.LoadAverage()
 	fmt.Print(r.String())
 	return nil
 }

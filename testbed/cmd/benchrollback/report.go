@@ -2,22 +2,22 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/otelcol-opamp/otelcol-opamp/testbed/internal/compare"
 )
 
 // report is what is printed at the end.
 type report struct {
-	settings settings
-	systems  []system
+	settings compare.Settings
+	systems  []compare.System
 	leftOut  []string
-	rows     []row
-	outcomes []outcome
+	rows     []compare.Row
+	outcomes []compare.Outcome
 	begun    time.Time
 	// before and after are loadAverage at the beginning and at the end.
 	before, after string
@@ -26,16 +26,12 @@ type report struct {
 // String renders it in Markdown.
 func (r *report) String() string {
 	s, w := r.settings, &strings.Builder{}
-	machine := []string{fmt.Sprintf("%d CPUs", runtime.NumCPU())}
-	if model := processor(); model != "" {
-		machine[0] += " (" + model + ")"
-	}
-	machine = append(machine, runtime.GOOS+"/"+runtime.GOARCH, r.begun.Format(time.DateOnly))
+	machine := []string{compare.Machine(), r.begun.Format(time.DateOnly)}
 	if r.before != "" {
 		machine = append(machine, fmt.Sprintf("load average %s at the beginning and %s at the end", r.before, r.after))
 	}
 	fmt.Fprintf(w, "%d repetitions under %.0f requests/s, trial %s; %s beside %s with %s; %s.\n\n",
-		s.repetitions, s.rate, s.trial, filepath.Base(s.collector), filepath.Base(s.supervisor), filepath.Base(s.supervised), strings.Join(machine, ", "))
+		s.Repetitions, s.Rate, s.Trial, filepath.Base(s.Collector), filepath.Base(s.Supervisor), filepath.Base(s.Supervised), strings.Join(machine, ", "))
 	fmt.Fprintln(w, "| what fails | system | outage, median | outage, max | FAILED after, median | FAILED after, max | refused, median | accepted spans lost, median | max | last known good serves again | Collector's PID |")
 	fmt.Fprintln(w, "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |")
 	var problems []string
@@ -46,7 +42,7 @@ func (r *report) String() string {
 			problems = append(problems, problem...)
 		}
 	}
-	fmt.Fprintf(w, "\nA process that ends is started again after %s, the default of systemd. ", restartDelay)
+	fmt.Fprintf(w, "\nA process that ends is started again after %s, the default of systemd. ", compare.RestartDelay)
 	fmt.Fprintln(w, "FAILED counts from the offer, or from the signal or command that makes the candidate fail.")
 	for _, text := range r.leftOut {
 		fmt.Fprintf(w, "\nLeft out: %s\n", text)
@@ -58,26 +54,26 @@ func (r *report) String() string {
 }
 
 // line is the line of a table for one row and system, and what was not as planned.
-func (r *report) line(row row, sys system) (line string, problems []string) {
+func (r *report) line(row compare.Row, sys compare.System) (line string, problems []string) {
 	var outages, reported []time.Duration
 	var refused, lost []int
 	same, total := 0, 0
 	for _, o := range r.outcomes {
-		if o.row != row.name || o.system != sys.key {
+		if o.Row != row.Name || o.System != sys.Key {
 			continue
 		}
 		total++
-		if o.text != "" {
-			text, _, _ := strings.Cut(o.text, "\n")
-			problems = append(problems, fmt.Sprintf("%s, %s: %s", row.name, sys.name, text))
+		if o.Text != "" {
+			text, _, _ := strings.Cut(o.Text, "\n")
+			problems = append(problems, fmt.Sprintf("%s, %s: %s", row.Name, sys.Name, text))
 			continue
 		}
-		outages = append(outages, o.outage)
-		refused, lost = append(refused, o.refused), append(lost, o.lost)
-		if o.failed >= 0 {
-			reported = append(reported, o.failed)
+		outages = append(outages, o.Outage)
+		refused, lost = append(refused, o.Refused), append(lost, o.Lost)
+		if o.Failed >= 0 {
+			reported = append(reported, o.Failed)
 		}
-		if o.samePID {
+		if o.SamePID {
 			same++
 		}
 	}
@@ -96,7 +92,7 @@ func (r *report) line(row row, sys system) (line string, problems []string) {
 	medianRefused, _ := ends(refused)
 	medianLost, maxLost := ends(lost)
 	cells := []string{
-		row.name, sys.name,
+		row.Name, sys.Name,
 		ms(medianOutage, len(outages)), ms(maxOutage, len(outages)),
 		ms(medianFailed, len(reported)), ms(maxFailed, len(reported)),
 		count(medianRefused, len(refused)), count(medianLost, len(lost)), count(maxLost, len(lost)),
@@ -128,29 +124,4 @@ func count(n, measured int) string {
 		return "–"
 	}
 	return strconv.Itoa(n)
-}
-
-// loadAverage is how busy the machine is: processes that want to run, over the
-// last minute. Empty where the system does not tell.
-func loadAverage() string {
-	content, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
-		return ""
-	}
-	first, _, _ := strings.Cut(string(content), " ")
-	return first
-}
-
-// processor is the name of the CPU, empty where the system does not tell.
-func processor() string {
-	content, err := os.ReadFile("/proc/cpuinfo")
-	if err != nil {
-		return ""
-	}
-	for line := range strings.Lines(string(content)) {
-		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
-			return strings.TrimSpace(value)
-		}
-	}
-	return ""
 }

@@ -5,21 +5,23 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/assert"
+
+	"github.com/otelcol-opamp/otelcol-opamp/testbed/internal/compare"
 )
 
 func TestReport(t *testing.T) {
 	t.Parallel()
 	r := report{
-		settings: settings{collector: "bin/ours", supervised: "bin/theirs", supervisor: "bin/supervisor", repetitions: 3, rate: 500, trial: time.Second},
-		systems:  []system{{key: "a", name: "A"}, {key: "b", name: "B"}},
+		settings: compare.Settings{Collector: "bin/ours", Supervised: "bin/theirs", Supervisor: "bin/supervisor", Repetitions: 3, Rate: 500, Trial: time.Second},
+		systems:  []compare.System{{Key: "a", Name: "A"}, {Key: "b", Name: "B"}},
 		leftOut:  []string{"C: it is not there."},
-		rows:     []row{{name: "row"}},
-		outcomes: []outcome{
-			{system: "a", row: "row", outage: 30 * time.Millisecond, failed: 5 * time.Millisecond, refused: 15, samePID: true},
-			{system: "b", row: "row", text: "gone\nand more"},
-			{system: "a", row: "row", outage: 10 * time.Millisecond, failed: 6 * time.Millisecond, refused: 5, lost: 2, samePID: true},
-			{system: "a", row: "row", outage: 20 * time.Millisecond, failed: -1, refused: 10},
-			{system: "a", row: "another"},
+		rows:     []compare.Row{{Name: "row"}},
+		outcomes: []compare.Outcome{
+			{System: "a", Row: "row", Outage: 30 * time.Millisecond, Failed: 5 * time.Millisecond, Refused: 15, SamePID: true},
+			{System: "b", Row: "row", Text: "gone\nand more"},
+			{System: "a", Row: "row", Outage: 10 * time.Millisecond, Failed: 6 * time.Millisecond, Refused: 5, Lost: 2, SamePID: true},
+			{System: "a", Row: "row", Outage: 20 * time.Millisecond, Failed: -1, Refused: 10},
+			{System: "a", Row: "another"},
 		},
 	}
 	text := r.String()

@@ -1,4 +1,4 @@
-package main
+package compare
 
 import (
 	"context"
@@ -10,7 +10,7 @@ import (
 )
 
 // service keeps a process running, as a service manager does: whenever it ends it
-// is started again after restartDelay.
+// is started again after RestartDelay.
 type service struct {
 	settings otelcol.Settings
 	stopping chan struct{}
@@ -39,7 +39,7 @@ func (s *service) keep() {
 		case <-s.stopping:
 			return
 		}
-		delay := time.NewTimer(restartDelay - time.Since(s.running().ExitedAt()))
+		delay := time.NewTimer(RestartDelay - time.Since(s.running().ExitedAt()))
 		select {
 		case <-delay.C:
 		case <-s.stopping:

@@ -1,4 +1,4 @@
-package main
+package compare
 
 import (
 	"bytes"
@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/open-telemetry/opamp-go/protobufs"
@@ -33,8 +34,13 @@ const (
 	// arrival is how long after the last answer accepted spans may still arrive:
 	// many times the timeout of the batch processor.
 	arrival = 2 * time.Second
+	// startTime is how long a system may take to start; the supervisor, which starts
+	// two Collectors one after the other, takes a second or two.
+	startTime = 20 * time.Second
 	// maxTries is how often a row is begun on a system that does not serve even
-	// before it is made to fail.
+	// before it is made to fail, and how often a start is tried: about one in ten of
+	// the supervisor's fails on a busy machine, because it may lose the list of the
+	// Collector's feature gates to the end of the process that prints it.
 	maxTries = 3
 	// enough is a number of requests after which the load counts as steady.
 	enough = 50
@@ -45,39 +51,47 @@ const (
 	before = 50 * time.Millisecond
 )
 
-// outcome is what one failure has cost.
-type outcome struct {
-	system, row string
-	// text says what went wrong beyond the plan; the figures are void then.
-	text string
+// Outcome is what one failure has cost.
+type Outcome struct {
+	// System is the key of a [System], Row the name of a [Row].
+	System, Row string
+	// Text says what went wrong beyond the plan; the figures are void then.
+	Text string
 	// early means that it went wrong before the failure that is to be measured.
 	early bool
-	// outage is the time without service, as outage defines it.
-	outage time.Duration
-	// failed is the time from the offer, or from the harm that was done, until the
+	// Outage is the time without service: the longest time between two successive
+	// answers that accept, or the time from the first refused request to the first
+	// acceptance after the last one refused, whichever is longer.
+	Outage time.Duration
+	// PatientOutage is the same for the patient client; 0 without one.
+	PatientOutage time.Duration
+	// Failed is the time from the offer, or from the harm that was done, until the
 	// server was told; negative when there was nothing to tell.
-	failed  time.Duration
-	refused int
-	// lost is the number of spans that were accepted and never arrived.
-	lost    int
-	samePID bool
+	Failed  time.Duration
+	Refused int
+	// Lost is the number of spans that were accepted and never arrived.
+	Lost int
+	// SamePID means that the process that listened before listens again.
+	SamePID bool
 }
 
 // String is for the progress line.
-func (o outcome) String() string {
-	if o.text != "" {
-		return o.row + ": " + o.text
+func (o Outcome) String() string {
+	if o.Text != "" {
+		return o.Row + ": " + o.Text
 	}
-	text := fmt.Sprintf("%s: outage %s, %d refused, %d accepted spans lost", o.row, o.outage.Round(time.Millisecond), o.refused, o.lost)
-	if o.failed >= 0 {
-		text += fmt.Sprintf(", FAILED after %s", o.failed.Round(time.Millisecond))
+	text := fmt.Sprintf("%s: outage %s, %d refused, %d accepted spans lost", o.Row, o.Outage.Round(time.Millisecond), o.Refused, o.Lost)
+	if o.Failed >= 0 {
+		text += fmt.Sprintf(", FAILED after %s", o.Failed.Round(time.Millisecond))
 	}
 	return text
 }
 
-// world is what surrounds a system.
-type world struct {
-	settings settings
+// World is a system that runs, and what surrounds it. Its methods must not be called
+// concurrently.
+type World struct {
+	system   System
+	settings Settings
 	dir      string
 	server   *opampserver.Server
 	sink     *sink.Sink
@@ -93,7 +107,7 @@ type world struct {
 }
 
 // write makes a file in the world's folder and returns its path.
-func (w *world) write(name, format string, args ...any) (string, error) {
+func (w *World) write(name, format string, args ...any) (string, error) {
 	path := filepath.Join(w.dir, name)
 	if err := os.WriteFile(path, fmt.Appendf(nil, format, args...), 0o600); err != nil {
 		return "", fmt.Errorf("writing a configuration: %w", err)
@@ -102,66 +116,74 @@ func (w *world) write(name, format string, args ...any) (string, error) {
 }
 
 // mark is different for each failure.
-func (w *world) mark(kind string) string { return fmt.Sprintf("%s-%d", kind, w.turn) }
+func (w *World) mark(kind string) string { return fmt.Sprintf("%s-%d", kind, w.turn) }
 
 // control is the path of the file that commands the component of controlled.
-func (w *world) control() string { return filepath.Join(w.dir, "control") }
+func (w *World) control() string { return filepath.Join(w.dir, "control") }
 
-// repetition measures every row once on every system. The systems are started for
-// it and live side by side, and only one at a time has load: what else the machine
-// does then falls on all of them alike.
-type repetition struct {
-	settings settings
-	systems  []system
-	rows     []row
-	dir      string
-	tell     func(system, outcome)
+// Repetition measures every row once on every system. The systems live side by side,
+// and only one at a time has load: what else the machine does then falls on all of
+// them alike.
+type Repetition struct {
+	Settings Settings
+	Systems  []System
+	Rows     []Row
+	// Worlds are systems that run already, in the order of Systems; those that are
+	// missing are started when they are needed. May be nil. All are stopped.
+	Worlds []*World
+	// Dir is the folder for what is started.
+	Dir string
+	// Tell is called after each measurement.
+	Tell func(System, Outcome)
 }
 
-// measure returns an outcome for each row and system. The systems take turns in
+// Measure returns an outcome for each row and system. The systems take turns in
 // being the first, beginning with the one that first says.
-func (r *repetition) measure(ctx context.Context, first int) (outcomes []outcome, err error) {
-	worlds := make([]*world, len(r.systems)) // nil until needed, and after a failure without recovery
+func (r *Repetition) Measure(ctx context.Context, first int) (outcomes []Outcome, err error) {
+	worlds := r.Worlds // nil until needed, and after a failure without recovery
+	if worlds == nil {
+		worlds = make([]*World, len(r.Systems))
+	}
 	defer func() {
 		for _, w := range worlds {
 			if w != nil {
-				err = errors.Join(err, w.stop(context.WithoutCancel(ctx)))
+				err = errors.Join(err, w.Stop(context.WithoutCancel(ctx)))
 			}
 		}
 	}()
 	starts := 0
-	for i, b := range blocks(r.rows) {
-		for j := range r.systems {
-			k, tries := (first+i+j)%len(r.systems), 1
+	for i, b := range blocks(r.Rows) {
+		for j := range r.Systems {
+			k, tries := (first+i+j)%len(r.Systems), 1
 			for left := b; len(left) > 0; {
 				if worlds[k] == nil {
 					starts++
-					dir := filepath.Join(r.dir, fmt.Sprintf("%s-%d", r.systems[k].key, starts))
-					if worlds[k], err = startWorld(ctx, r.settings, r.systems[k], dir); err != nil {
-						return nil, fmt.Errorf("starting %s: %w", r.systems[k].key, err)
+					dir := filepath.Join(r.Dir, fmt.Sprintf("%s-%d", r.Systems[k].Key, starts))
+					if worlds[k], err = StartWorld(ctx, r.Settings, r.Systems[k], dir); err != nil {
+						return nil, fmt.Errorf("starting %s: %w", r.Systems[k].Key, err)
 					}
 				}
 				measured, recovered, err := worlds[k].measureRows(ctx, left)
 				if err != nil {
-					return nil, fmt.Errorf("measuring %s: %w", r.systems[k].key, err)
+					return nil, fmt.Errorf("measuring %s: %w", r.Systems[k].Key, err)
 				}
 				if last := len(measured) - 1; measured[last].early && tries < maxTries {
 					// Nothing was measured: it says nothing about the row.
 					tries++
-					r.tell(r.systems[k], measured[last])
+					r.tell(r.Systems[k], measured[last])
 					measured = measured[:last]
 				}
 				left = left[len(measured):]
 				for _, o := range measured {
-					o.system = r.systems[k].key
+					o.System = r.Systems[k].Key
 					outcomes = append(outcomes, o)
-					r.tell(r.systems[k], o)
+					r.tell(r.Systems[k], o)
 				}
 				if !recovered {
 					ended := worlds[k]
 					worlds[k] = nil
-					if err := ended.stop(context.WithoutCancel(ctx)); err != nil {
-						return nil, fmt.Errorf("stopping %s: %w", r.systems[k].key, err)
+					if err := ended.Stop(context.WithoutCancel(ctx)); err != nil {
+						return nil, fmt.Errorf("stopping %s: %w", r.Systems[k].Key, err)
 					}
 				}
 			}
@@ -172,21 +194,21 @@ func (r *repetition) measure(ctx context.Context, first int) (outcomes []outcome
 
 // blocks cuts the rows into parts that are measured without another system in
 // between: a row and those that follow it directly.
-func blocks(rows []row) [][]row {
-	var all [][]row
+func blocks(rows []Row) [][]Row {
+	var all [][]Row
 	for _, r := range rows {
 		if r.direct && len(all) > 0 {
 			all[len(all)-1] = append(all[len(all)-1], r)
 			continue
 		}
-		all = append(all, []row{r})
+		all = append(all, []Row{r})
 	}
 	return all
 }
 
 // measureRows measures rows one directly after the other, until there is one
 // without recovery, which is the last of the outcomes then.
-func (w *world) measureRows(ctx context.Context, rows []row) (outcomes []outcome, recovered bool, err error) {
+func (w *World) measureRows(ctx context.Context, rows []Row) (outcomes []Outcome, recovered bool, err error) {
 	var loads []load.Result
 	recovered = true
 	for _, r := range rows {
@@ -195,9 +217,9 @@ func (w *world) measureRows(ctx context.Context, rows []row) (outcomes []outcome
 		if ctx.Err() != nil {
 			return nil, false, context.Cause(ctx)
 		}
-		o.row = r.name
+		o.Row = r.Name
 		if err != nil {
-			o.text, recovered = err.Error(), false
+			o.Text, recovered = err.Error(), false
 		}
 		outcomes, loads = append(outcomes, o), append(loads, l)
 		if !recovered {
@@ -208,52 +230,74 @@ func (w *world) measureRows(ctx context.Context, rows []row) (outcomes []outcome
 	for i := range outcomes {
 		waiting, cancel := context.WithTimeout(ctx, arrival)
 		if err := w.sink.WaitSpans(waiting, loads[i].Run, loads[i].Accepted); err != nil {
-			outcomes[i].lost = len(w.sink.Missing(loads[i].Run, loads[i].Accepted))
+			outcomes[i].Lost = len(w.sink.Missing(loads[i].Run, loads[i].Accepted))
 		}
 		cancel()
 	}
 	return outcomes, recovered, nil
 }
 
-// startWorld starts a system and what surrounds it.
-func startWorld(ctx context.Context, s settings, sys system, dir string) (*world, error) {
-	w := &world{settings: s, dir: dir}
-	if err := w.start(ctx, sys); err != nil {
-		return nil, errors.Join(err, w.stop(context.WithoutCancel(ctx)))
+// StartWorld starts a system and what surrounds it, with the folder dir for its files,
+// and waits until it can be offered something. It must be ended with [World.Stop].
+func StartWorld(ctx context.Context, s Settings, sys System, dir string) (w *World, err error) {
+	for try := range maxTries {
+		w = &World{settings: s, system: sys, dir: filepath.Join(dir, strconv.Itoa(try+1))}
+		if err = w.start(ctx); err == nil {
+			return w, nil
+		}
+		if stopErr := w.Stop(context.WithoutCancel(ctx)); stopErr != nil || ctx.Err() != nil {
+			return nil, errors.Join(err, stopErr)
+		}
 	}
-	return w, nil
+	return nil, err
 }
 
-func (w *world) start(ctx context.Context, sys system) (err error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	if err := os.MkdirAll(w.dir, 0o700); err != nil {
-		return fmt.Errorf("making a folder: %w", err)
-	}
-	if w.server, err = opampserver.Start(opampserver.Settings{}); err != nil {
-		return err
-	}
-	if w.sink, err = sink.Start(sink.Settings{}); err != nil {
-		return err
-	}
-	if w.otlp, err = otelcol.FreeAddr(); err != nil {
-		return err
-	}
-	if w.spare, err = otelcol.FreeAddr(); err != nil {
-		return err
-	}
-	settings, err := sys.prepare(w)
+func (w *World) start(ctx context.Context) error {
+	settings, err := w.prepare()
 	if err != nil {
 		return err
 	}
-	if w.settings.keep != "" {
+	if w.service, err = startService(settings); err != nil {
+		return err
+	}
+	return w.ready(ctx)
+}
+
+// prepare starts everything but the system, and returns what is to be run.
+func (w *World) prepare() (settings otelcol.Settings, err error) {
+	if err := os.MkdirAll(w.dir, 0o700); err != nil {
+		return settings, fmt.Errorf("making a folder: %w", err)
+	}
+	if w.server, err = opampserver.Start(opampserver.Settings{}); err != nil {
+		return settings, err
+	}
+	if w.sink, err = sink.Start(sink.Settings{}); err != nil {
+		return settings, err
+	}
+	if w.otlp, err = otelcol.FreeAddr(); err != nil {
+		return settings, err
+	}
+	if w.spare, err = otelcol.FreeAddr(); err != nil {
+		return settings, err
+	}
+	if settings, err = w.system.prepare(w); err != nil {
+		return settings, err
+	}
+	if w.settings.Keep != "" {
 		if w.log, err = os.OpenFile(filepath.Join(w.dir, "output.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
-			return fmt.Errorf("keeping the output: %w", err)
+			return settings, fmt.Errorf("keeping the output: %w", err)
 		}
 		settings.LogTo = w.log
 	}
-	if w.service, err = startService(settings); err != nil {
-		return err
+	return settings, nil
+}
+
+// ready waits until the system can be offered something.
+func (w *World) ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTime)
+	defer cancel()
+	if !w.system.Managed {
+		return w.service.running().WaitLog(ctx, "Everything is ready")
 	}
 	agent, err := w.server.WaitFor(ctx, "", func(a opampserver.Agent) bool {
 		// The supervisor says that it is healthy when it is ready to be offered
@@ -267,8 +311,8 @@ func (w *world) start(ctx context.Context, sys system) (err error) {
 	return nil
 }
 
-// stop ends whatever was started.
-func (w *world) stop(ctx context.Context) error {
+// Stop ends whatever was started.
+func (w *World) Stop(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	var errs []error
@@ -288,41 +332,46 @@ func (w *world) stop(ctx context.Context) error {
 }
 
 // measure brings about one failure under load and watches what follows.
-func (w *world) measure(ctx context.Context, r row) (o outcome, result load.Result, err error) {
+func (w *World) measure(ctx context.Context, r Row) (o Outcome, result load.Result, err error) {
 	if !r.direct || w.good == "" {
 		if err := w.apply(ctx); err != nil {
 			o.early = true
 			return o, result, err
 		}
 	}
-	generator, err := load.Start(load.Settings{Endpoint: w.otlp, Rate: w.settings.rate})
+	c, err := w.connect()
 	if err != nil {
 		return o, result, err
 	}
-	begin, err := w.fail(ctx, r, generator, &o)
+	begin, err := w.fail(ctx, r, c, &o)
 	end := time.Now()
-	stopping, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	result = generator.Stop(stopping)
+	result, patient := c.stop(ctx)
 	if err == nil {
-		o.outage, o.refused = outage(result, w.settings.rate, begin.Add(-before), end)
+		o.Outage, o.Refused = outage(result, w.settings.Rate, begin.Add(-before), end)
+		if w.settings.PatientRate > 0 {
+			o.PatientOutage, _ = outage(patient, w.settings.PatientRate, begin.Add(-patientBefore(w.settings)), end)
+		}
 	}
 	return o, result, err
 }
 
 // apply makes a new good configuration the last known good.
-func (w *world) apply(ctx context.Context) error {
+func (w *World) apply(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	mark := w.mark("good")
-	status, err := w.verdict(ctx, w.offer(candidate{}, mark))
+	sent := w.offer(candidate{}, mark)
+	w.good = mark
+	if !w.system.Managed {
+		return sent.err
+	}
+	status, err := w.verdict(ctx, sent)
 	if err != nil {
 		return fmt.Errorf("applying a good configuration: %w", err)
 	}
 	if status.verdict != applied {
 		return fmt.Errorf("a good configuration was rejected: %s", status.message)
 	}
-	w.good = mark
 	return nil
 }
 
@@ -336,8 +385,11 @@ type offered struct {
 
 // offer sends the configuration exactly once: one that the agent reports to have
 // left would otherwise be offered again and again.
-func (w *world) offer(c candidate, mark string) offered {
+func (w *World) offer(c candidate, mark string) offered {
 	o := opampserver.YAML(c.yaml(mark))
+	if !w.system.Managed {
+		return w.signal(c.yaml(mark))
+	}
 	sent := offered{hash: o.Digest(), time: time.Now(), from: w.server.Mark()}
 	sent.err = w.server.OfferOnce(w.uid, o)
 	return sent
@@ -351,7 +403,7 @@ type told struct {
 }
 
 // verdict waits for the agent to say what has become of an offer.
-func (w *world) verdict(ctx context.Context, o offered) (told, error) {
+func (w *World) verdict(ctx context.Context, o offered) (told, error) {
 	if o.err != nil {
 		return told{}, o.err
 	}
@@ -368,10 +420,10 @@ func (w *world) verdict(ctx context.Context, o offered) (told, error) {
 
 // fail brings about the failure and waits until the last known good serves again.
 // It returns when the failure began.
-func (w *world) fail(ctx context.Context, r row, generator *load.Generator, o *outcome) (begin time.Time, err error) {
+func (w *World) fail(ctx context.Context, r Row, generator *clients, o *Outcome) (begin time.Time, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, giveUp, fmt.Errorf("not within %s", giveUp))
 	defer cancel()
-	if err := generator.WaitAccepted(ctx, enough); err != nil {
+	if err := generator.steady(ctx); err != nil {
 		o.early = true
 		return begin, fmt.Errorf("before the failure: %w", err)
 	}
@@ -394,6 +446,9 @@ func (w *world) fail(ctx context.Context, r row, generator *load.Generator, o *o
 			if err := generator.WaitAccepted(ctx, enough); err != nil {
 				return begin, fmt.Errorf("in the trial: %w", err)
 			}
+			if err := pause(ctx, r.after); err != nil {
+				return begin, fmt.Errorf("in the trial: %w", err)
+			}
 			if pid, err = otelcol.ListenerPID(w.otlp); err != nil {
 				return begin, err
 			}
@@ -403,7 +458,7 @@ func (w *world) fail(ctx context.Context, r row, generator *load.Generator, o *o
 			return begin, err
 		}
 	}
-	o.failed = -1
+	o.Failed = -1
 	if r.candidate != nil {
 		status, err := w.verdict(ctx, sent)
 		if err != nil {
@@ -412,7 +467,7 @@ func (w *world) fail(ctx context.Context, r row, generator *load.Generator, o *o
 		if status.verdict != failed {
 			return begin, errors.New("was reported as APPLIED")
 		}
-		o.failed = status.time.Sub(begin)
+		o.Failed = status.time.Sub(begin)
 	} else if err := w.gone(ctx, pid); err != nil {
 		return begin, err
 	}
@@ -425,16 +480,19 @@ func (w *world) fail(ctx context.Context, r row, generator *load.Generator, o *o
 	if err := generator.WaitAccepted(ctx, enough); err != nil {
 		return begin, fmt.Errorf("does not go on to serve: %w", err)
 	}
+	if err := generator.patientServed(ctx); err != nil {
+		return begin, err
+	}
 	serves, err := otelcol.ListenerPID(w.otlp)
 	if err != nil {
 		return begin, err
 	}
-	o.samePID = serves == pid
+	o.SamePID = serves == pid
 	return begin, nil
 }
 
 // gone waits until a process does not listen any more.
-func (w *world) gone(ctx context.Context, pid int) error {
+func (w *World) gone(ctx context.Context, pid int) error {
 	ticker := time.NewTicker(poll)
 	defer ticker.Stop()
 	for {
@@ -482,4 +540,10 @@ func outage(result load.Result, rate float64, from, to time.Time) (longest time.
 		}
 	}
 	return max(longest, to.Sub(made(first))), refused
+}
+
+func (r *Repetition) tell(sys System, o Outcome) {
+	if r.Tell != nil {
+		r.Tell(sys, o)
+	}
 }

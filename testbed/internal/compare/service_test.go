@@ -1,4 +1,4 @@
-package main
+package compare
 
 import (
 	"context"
@@ -25,7 +25,7 @@ func TestServiceRestarts(t *testing.T) {
 	require.NoError(t, first.Kill())
 	require.Eventually(t, func() bool { return s.running() != first }, 10*time.Second, time.Millisecond)
 	second := s.running()
-	assert.GreaterOrEqual(t, second.Started().Sub(first.ExitedAt()), restartDelay)
+	assert.GreaterOrEqual(t, second.Started().Sub(first.ExitedAt()), RestartDelay)
 
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()

@@ -1,4 +1,4 @@
-package main
+package compare
 
 import (
 	"context"
@@ -8,18 +8,22 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 )
 
-// row is one way to fail.
-type row struct {
-	name string
+// Row is one way to fail.
+type Row struct {
+	// Name is for the table and tells rows apart.
+	Name string
 	// needs is the type of a component that only some distributions have.
 	needs string
 	// candidate makes what is offered; nil when nothing is.
-	candidate func(w *world) candidate
+	candidate func(w *World) candidate
 	// harm makes the Collector with this process ID fail once it runs what it is
 	// to run; nil when the candidate fails by itself.
-	harm func(w *world, pid int) error
+	harm func(w *World, pid int) error
+	// after is how long the candidate serves before it is harmed.
+	after time.Duration
 	// direct means: at once after the row above, on what that one has left.
 	direct bool
 }
@@ -29,6 +33,7 @@ type row struct {
 type candidate struct {
 	sections                                     string // top-level ones, but for processors
 	processor                                    string // a block
+	raw                                          string // instead of everything else
 	receivers, processors, exporters, extensions string
 }
 
@@ -48,30 +53,43 @@ service:
 
 // yaml renders the candidate.
 func (c candidate) yaml(mark string) string {
+	if c.raw != "" {
+		return c.raw
+	}
 	return fmt.Sprintf(remoteConfig, c.sections, markKey, mark, c.processor,
 		strings.TrimPrefix(c.extensions, ", "), c.receivers, c.processors, c.exporters)
 }
 
+// Names of rows that are measured by more than one benchmark.
+const (
+	InvalidYAML      = "invalid YAML"
+	UnknownComponent = "an unknown component (fails the dry run)"
+	BindConflict     = "two receivers on one port"
+	BadAfterASecond  = "PermanentError after 1 s of the trial"
+	SegvInTrial      = "SIGSEGV in trial"
+)
+
 // rows are all rows, in the order in which they are measured.
-func rows() []row {
-	return []row{
-		{name: "an unknown component (fails the dry run)", candidate: func(*world) candidate {
+func rows() []Row {
+	return []Row{
+		{Name: InvalidYAML, candidate: func(*World) candidate { return candidate{raw: "receivers: {otlp: [\n"} }},
+		{Name: UnknownComponent, candidate: func(*World) candidate {
 			return candidate{processor: "no_such_processor: {}", processors: ", no_such_processor"}
 		}},
-		{name: "two receivers on one port", candidate: func(w *world) candidate {
+		{Name: BindConflict, candidate: func(w *World) candidate {
 			return candidate{
 				sections:  fmt.Sprintf("receivers: {otlp/second: {protocols: {grpc: {endpoint: %q}}}}", w.otlp),
 				receivers: ", otlp/second",
 			}
 		}},
-		{name: "a receiver's certificate is missing (Start fails)", candidate: func(w *world) candidate {
+		{Name: "a receiver's certificate is missing (Start fails)", candidate: func(w *World) candidate {
 			return candidate{
 				sections: fmt.Sprintf("receivers: {otlp/second: {protocols: {grpc: {endpoint: %q, tls: {cert_file: %q, key_file: %[2]q}}}}}",
 					w.spare, w.dir+"/missing.pem"),
 				receivers: ", otlp/second",
 			}
 		}},
-		{name: "an extension cannot be created", needs: "file_storage", candidate: func(*world) candidate {
+		{Name: "an extension cannot be created", needs: "file_storage", candidate: func(*World) candidate {
 			// It does not exist, which is fine when it is to be created; but there it
 			// cannot be.
 			return candidate{
@@ -79,38 +97,39 @@ func rows() []row {
 				extensions: ", file_storage",
 			}
 		}},
-		{name: "FatalError before Ready (k8s_attributes outside Kubernetes)", needs: "k8s_attributes", candidate: func(*world) candidate {
+		{Name: "FatalError before Ready (k8s_attributes outside Kubernetes)", needs: "k8s_attributes", candidate: func(*World) candidate {
 			return candidate{processor: "k8s_attributes: {}", processors: ", k8s_attributes"}
 		}},
-		{name: "FatalError before Ready", needs: "fault", candidate: func(*world) candidate {
+		{Name: "FatalError before Ready", needs: "fault", candidate: func(*World) candidate {
 			return candidate{sections: "exporters: {fault: {in_start: fatal_error}}", exporters: ", fault"}
 		}},
-		{name: "a component panics in Start", needs: "fault", candidate: func(*world) candidate {
+		{Name: "a component panics in Start", needs: "fault", candidate: func(*World) candidate {
 			return candidate{sections: "exporters: {fault: {panic_start: true}}", exporters: ", fault"}
 		}},
-		{name: "a component hangs in Start", needs: "fault", candidate: func(*world) candidate {
+		{Name: "a component hangs in Start", needs: "fault", candidate: func(*World) candidate {
 			return candidate{sections: "exporters: {fault: {hang_start: true}}", exporters: ", fault"}
 		}},
-		{name: "PermanentError in trial", needs: "fault", candidate: controlled, harm: command("permanent_error")},
-		{name: "FatalError in trial", needs: "fault", candidate: controlled, harm: command("fatal_error")},
-		{name: "SIGSEGV in trial", candidate: plain, harm: segv},
-		{name: "SIGSEGV in the trial of the next offer", candidate: plain, harm: segv, direct: true},
-		{name: "SIGSEGV right after that rollback", harm: segv, direct: true},
-		{name: "SIGSEGV outside of a trial", harm: segv},
+		{Name: "PermanentError in trial", needs: "fault", candidate: controlled, harm: command("permanent_error")},
+		{Name: BadAfterASecond, needs: "fault", candidate: controlled, harm: command("permanent_error"), after: time.Second},
+		{Name: "FatalError in trial", needs: "fault", candidate: controlled, harm: command("fatal_error")},
+		{Name: SegvInTrial, candidate: plain, harm: segv},
+		{Name: "SIGSEGV in the trial of the next offer", candidate: plain, harm: segv, direct: true},
+		{Name: "SIGSEGV right after that rollback", harm: segv, direct: true},
+		{Name: "SIGSEGV outside of a trial", harm: segv},
 	}
 }
 
 // plain is a candidate that works.
-func plain(*world) candidate { return candidate{} }
+func plain(*World) candidate { return candidate{} }
 
 // controlled is a candidate that works until command.
-func controlled(w *world) candidate {
+func controlled(w *World) candidate {
 	return candidate{sections: fmt.Sprintf("exporters: {fault: {control: %q}}", w.control()), exporters: ", fault"}
 }
 
 // command makes the component of controlled do something.
-func command(word string) func(w *world, pid int) error {
-	return func(w *world, _ int) error {
+func command(word string) func(w *World, pid int) error {
+	return func(w *World, _ int) error {
 		if err := os.WriteFile(w.control(), []byte(word+" "+w.mark("candidate")), 0o600); err != nil {
 			return fmt.Errorf("commanding a component: %w", err)
 		}
@@ -120,7 +139,7 @@ func command(word string) func(w *world, pid int) error {
 
 // segv sends the signal of an invalid memory access: to the Go runtime it is as
 // fatal as one that C code or a fault outside of Go's own memory causes.
-func segv(_ *world, pid int) error {
+func segv(_ *World, pid int) error {
 	p, err := os.FindProcess(pid)
 	if err == nil {
 		err = p.Signal(syscall.SIGSEGV)
@@ -131,20 +150,20 @@ func segv(_ *world, pid int) error {
 	return nil
 }
 
-// possible returns the rows that are wanted and that both Collectors can show.
-func possible(ctx context.Context, s settings) ([]row, error) {
+// Possible returns the rows that are wanted and that both Collectors can show.
+func Possible(ctx context.Context, s Settings) ([]Row, error) {
 	var names []string
-	for _, binary := range []string{s.collector, s.supervised} {
+	for _, binary := range []string{s.Collector, s.Supervised} {
 		output, err := ask(ctx, binary, "components")
 		if err != nil {
 			return nil, err
 		}
 		names = append(names, output)
 	}
-	var chosen []row
+	var chosen []Row
 	for _, r := range rows() {
 		missing := func(output string) bool { return r.needs != "" && !strings.Contains(output, "name: "+r.needs+"\n") }
-		if slices.ContainsFunc(names, missing) || !strings.Contains(strings.ToLower(r.name), strings.ToLower(s.rows)) {
+		if slices.ContainsFunc(names, missing) || !s.wants(r) {
 			continue
 		}
 		chosen = append(chosen, r)
