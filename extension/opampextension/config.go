@@ -163,7 +163,7 @@ type CapabilitiesConfig struct {
 // server are tried.
 type ConnectionSettingsConfig struct {
 	// VerifyTimeout is how long the server may take to answer over a connection
-	// with offered settings before they are reverted. (default = 30s)
+	// with offered settings before they are reverted. (default = 45s)
 	VerifyTimeout time.Duration `mapstructure:"verify_timeout"`
 
 	// prevent unkeyed literal initialization
@@ -247,8 +247,8 @@ func createDefaultConfig() component.Config {
 		},
 		Policy:          policy.DefaultSettings(),
 		EffectiveConfig: EffectiveConfigConfig{View: string(effectiveconfig.References)},
-		// As long as a request over HTTP may take.
-		ConnectionSettings: ConnectionSettingsConfig{VerifyTimeout: 30 * time.Second},
+		// Longer than one request over HTTP may take, which is 30 s.
+		ConnectionSettings: ConnectionSettingsConfig{VerifyTimeout: 45 * time.Second},
 	}
 }
 

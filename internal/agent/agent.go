@@ -260,6 +260,12 @@ func (a *Agent) tryFolder() {
 			return
 		}
 		a.saveExtension(a.settings)
+		if c := &a.connections; c.unreadable != nil {
+			c.unreadable = nil
+			a.loadConnections()
+			c.booted, c.switchBooted = false, false
+			a.bootConnections()
+		}
 		if err := a.switchSession(); err != nil { // what the agent can do has changed
 			a.log.Load().Error("No connection to the OpAMP server", zap.Error(err))
 		}
@@ -359,7 +365,10 @@ func (a *Agent) close(ctx context.Context) error {
 }
 
 // newScrubber takes note of which variables texts must not show.
-func (a *Agent) newScrubber(texts ...[]byte) { a.scrubber = scrub.New(environ(), texts...) }
+// and hides what the server gave for connections.
+func (a *Agent) newScrubber(texts ...[]byte) {
+	a.scrubber = scrub.New(environ(), texts...).Hiding(a.connections.served.Secrets()).Hiding(a.connections.checked.Secrets())
+}
 
 // remoteConfigOff returns why no remote configuration is accepted; empty if
 // one is.

@@ -83,6 +83,9 @@ func (a *Agent) planCertificate() {
 		}
 		return
 	}
+	if candidate := a.connections.opamp.Record().Candidate; candidate != nil && candidate.Certificate != nil {
+		return // the verdict on it plans
+	}
 	at, reason := a.certificateDue()
 	a.planAbout(reason)
 	var wait time.Duration
@@ -258,6 +261,9 @@ func (a *Agent) requestCertificate(reason string) {
 // removeBootstrap forgets the certificate with which the agent came, after one of
 // its own has proved itself.
 func (a *Agent) removeBootstrap() {
+	if a.connections.unsaved {
+		return // until the certificate is durable there is nothing else
+	}
 	if !a.connections.certificate.presented || a.connections.opamp.Record().Candidate != nil {
 		return
 	}

@@ -81,8 +81,16 @@ type connections struct {
 	// described is the instance UID for which the attributes of own telemetry were
 	// looked at.
 	described uuid.UUID
-	// served are the values that the host was given last.
-	served connsettings.Values
+	// served are the values that the host was given last, checked those of the latest
+	// candidate.
+	served, checked connsettings.Values
+	// verify is the timer that the switch wants for the session that is to start; nil
+	// if none.
+	verify *connsettings.StartVerifyTimer
+	// unusable: what is valid cannot be used in this process.
+	unusable bool
+	// unsaved: the record on disk is not as it should be.
+	unsaved, retrying bool
 }
 
 // connectionsRecord is the durable part.
@@ -95,6 +103,8 @@ type connectionsRecord struct {
 	Context string `json:"context,omitempty"`
 	// Refused is why nothing of it was applied; empty if something was.
 	Refused string `json:"refused,omitempty"`
+	// Accepts is what was accepted when it came.
+	Accepts accepts `json:"accepts,omitzero"`
 	// OpAMP and Values say which parts it had.
 	OpAMP  bool `json:"opamp,omitempty"`
 	Values bool `json:"values,omitempty"`
@@ -112,13 +122,40 @@ type connectionsRecord struct {
 	Keys []madeKey `json:"keys,omitempty"`
 }
 
+// accepts is which kinds of connections a server may set.
+type accepts struct{ OpAMP, Others, Metrics, Traces, Logs bool }
+
+func (a *Agent) accepts() accepts {
+	var c session.Capabilities
+	a.acceptSettings(&c)
+	return accepts{OpAMP: c.OpAMPSettings, Others: c.OtherSettings, Metrics: c.OwnMetrics, Traces: c.OwnTraces, Logs: c.OwnLogs}
+}
+
+// more reports whether x has something that y has not.
+func (x accepts) more(y accepts) bool {
+	return x.OpAMP && !y.OpAMP || x.Others && !y.Others || x.Metrics && !y.Metrics || x.Traces && !y.Traces || x.Logs && !y.Logs
+}
+
+// acceptsMore reports whether the newest offer may have parts that were not accepted
+// when it came and are now: it is as if it had not come.
+func (a *Agent) acceptsMore() bool {
+	r := a.connections.record
+	return r.Hash != "" && a.accepts().more(r.Accepts)
+}
+
 // loadConnections reads the record and restores the files that it knows.
 func (a *Agent) loadConnections() {
 	c := &a.connections
-	data, err := a.store.read(connectionsName)
-	if err == nil {
-		if err = json.Unmarshal(data, &c.record); err != nil {
-			err = fmt.Errorf("decoding record %q: %w: %w", connectionsName, statedir.ErrCorrupt, err)
+	record, err := a.store.connections(connectionsName)
+	c.record = record
+	if lost(err) && !errors.Is(err, fs.ErrNotExist) {
+		if former, formerErr := a.store.connections(statedir.PreviousName(connectionsName)); formerErr == nil {
+			// Without a key and a certificate the agent might not be let in any more.
+			a.log.Load().Warn("The record of what the server offered of connections is damaged; using its previous generation", zap.Error(err))
+			for _, note := range a.store.aside(connectionsName, err) {
+				a.log.Load().Warn("State folder", zap.String("note", note))
+			}
+			c.record, err = former, nil
 		}
 	}
 	switch {
@@ -140,6 +177,19 @@ func (a *Agent) loadConnections() {
 	a.restoreFiles()
 }
 
+// connections reads a generation of the record.
+func (s *store) connections(name string) (connectionsRecord, error) {
+	data, err := s.read(name)
+	if err != nil {
+		return connectionsRecord{}, err
+	}
+	var r connectionsRecord
+	if err := json.Unmarshal(data, &r); err != nil {
+		return connectionsRecord{}, fmt.Errorf("decoding record %q: %w: %w", name, statedir.ErrCorrupt, err)
+	}
+	return r, nil
+}
+
 // restoreFiles writes the files of certificates that are not as the record has them.
 func (a *Agent) restoreFiles() {
 	if err := a.writeFiles(a.connections.record.Files); err != nil {
@@ -149,14 +199,30 @@ func (a *Agent) restoreFiles() {
 
 // saveConnections makes the record durable.
 func (a *Agent) saveConnections() error {
-	if err := errors.Join(a.storeErr, a.connections.unreadable); err != nil {
+	c := &a.connections
+	err := errors.Join(a.storeErr, c.unreadable)
+	if err != nil {
 		return err
 	}
-	data, err := json.Marshal(a.connections.record)
+	data, err := json.Marshal(c.record)
 	if err != nil {
 		return fmt.Errorf("encoding record %q: %w", connectionsName, err)
 	}
-	return a.store.write(connectionsName, data)
+	if err = a.store.dir.Replace(connectionsName, data); err == nil {
+		c.unsaved = false
+		return nil
+	}
+	c.unsaved = true
+	if !c.retrying {
+		c.retrying = true
+		a.after(retrySave, func() {
+			c.retrying = false
+			if c.unsaved && !a.released {
+				_ = a.saveConnections() // a failure is tried again
+			}
+		})
+	}
+	return err
 }
 
 // takeSettings hands an offer to the goroutine; called by the client. What waits
@@ -185,7 +251,7 @@ func (a *Agent) settingsOffered(offer connsettings.Offer) {
 	// Whatever becomes of it, the status is told at the end: the client has told by
 	// itself that the offer is being applied.
 	defer a.restateSettings()
-	if hash == c.record.Hash && c.record.Refused == "" {
+	if hash == c.record.Hash && c.record.Refused == "" && !a.acceptsMore() {
 		if a.offerOpen() {
 			a.offerValues()
 		}
@@ -240,7 +306,7 @@ func (a *Agent) takeRecord(next connectionsRecord) error {
 // before asked for goes on.
 func (a *Agent) refuseSettings(hash, ctx, reason string) {
 	r := &a.connections.record
-	r.Hash, r.Context, r.Refused = hash, ctx, reason
+	r.Hash, r.Context, r.Refused, r.Accepts = hash, ctx, reason, a.accepts()
 	r.OpAMP, r.Values, r.Offered = false, false, nil
 	a.warn("Saving that offered connection settings were refused", a.saveConnections())
 	a.note("connection settings refused", remoteconfig.Ref{Hash: hash}, reason)
@@ -261,6 +327,7 @@ func (a *Agent) judge(offer connsettings.Offer) (connectionsRecord, error) {
 	next := a.connections.record
 	next.Hash, next.Context, next.Refused = hex.EncodeToString(offer.Hash), a.verdictContext(), ""
 	next.Local = a.settings.Connections.Local
+	next.Accepts = a.accepts()
 	next.OpAMP, next.Values = offer.OpAMP != nil, offer.Own != nil || offer.Others != nil
 	if err := a.completeCertificate(&offer); err != nil {
 		return next, err
@@ -356,7 +423,7 @@ func (a *Agent) connectionsLocal() policy.ConnectionsLocal {
 // inUse returns what the session uses of what was offered; nil for the local
 // settings. Who does not accept any more what was accepted gets the local ones.
 func (a *Agent) inUse() *connsettings.Connection {
-	if !a.settings.Connections.OpAMP || a.supervised {
+	if !a.settings.Connections.OpAMP || a.supervised || a.connections.unusable && a.connections.opamp.Record().Candidate == nil {
 		return nil
 	}
 	return a.connections.opamp.Use()
@@ -405,16 +472,29 @@ func (a *Agent) switchStep(event connsettings.SwitchEvent) {
 				a.log.Load().Error("No connection to the OpAMP server", zap.Error(err))
 			}
 		case connsettings.StartVerifyTimer:
-			a.after(a.settings.Connections.VerifyTimeout, func() {
-				if a.settings.Connections.OpAMP && a.working.Err() == nil { // the next process goes on
-					a.switchStep(connsettings.VerifyTimedOut(e))
-				}
-			})
+			a.connections.verify = &e // its time begins with the session
+			if a.session != nil {
+				a.startVerifyTimer()
+			}
 		case connsettings.SwitchReport:
 			_ = failpoint.Hit("switch.report")
 			a.switched(e.Status)
 		}
 	}
+}
+
+// startVerifyTimer starts the time in which a server must answer over the session.
+func (a *Agent) startVerifyTimer() {
+	e := a.connections.verify
+	if e == nil {
+		return
+	}
+	a.connections.verify = nil
+	a.after(a.settings.Connections.VerifyTimeout, func() {
+		if a.settings.Connections.OpAMP && a.working.Err() == nil { // the next process goes on
+			a.switchStep(connsettings.VerifyTimedOut(*e))
+		}
+	})
 }
 
 // switched takes note of what became of offered settings.
@@ -425,6 +505,7 @@ func (a *Agent) switched(s connsettings.Status) {
 		a.log.Load().Warn("The offered settings of the OpAMP connection are not used", zap.String("hash", short(s.Hash)), zap.String("reason", s.Message))
 	case connsettings.StatusApplied:
 		a.connections.switched++
+		a.connections.unusable = false
 		a.log.Load().Info("The offered settings of the OpAMP connection are in use", zap.String("hash", short(s.Hash)))
 		a.removeBootstrap()
 	case connsettings.StatusApplying:
@@ -449,6 +530,10 @@ func (a *Agent) forgetConnection(why string) {
 	r.Switch = connsettings.SwitchRecord{}
 	a.warn("Saving that offered connection settings are dropped", a.saveConnections())
 	a.switchStep(connsettings.Forget{})
+	if a.session != nil && !a.connections.booting {
+		// The client would take the same offer for known.
+		a.warn("Connecting anew", a.switchSession())
+	}
 }
 
 // beginSession starts a session; with offered settings that cannot even begin, it
@@ -465,9 +550,9 @@ func (a *Agent) beginSession() error {
 		a.switchStep(connsettings.Refused{Reason: a.scrubber.Text(err.Error()), Certain: true})
 		return nil
 	}
-	a.log.Load().Error("The settings that the server offered for the OpAMP connection cannot be used any more: using the local ones", zap.Error(err))
-	a.forgetConnection(a.scrubber.Text(err.Error()))
-	return nil
+	a.log.Load().Error("The settings that the server offered for the OpAMP connection cannot be used: using the local ones in this process", zap.Error(err))
+	a.connections.unusable = true
+	return a.startSession()
 }
 
 // heard and unheard say how the session numbered attempt fares.
@@ -505,6 +590,9 @@ func (a *Agent) bootConnections() {
 		a.log.Load().Info("The local settings of the OpAMP connection have changed: what the server offered for it is dropped")
 		c.record.Local = set.Local
 		a.forgetConnection("the local settings of the OpAMP connection have changed")
+	}
+	if !set.OpAMP {
+		c.switchBooted = false // what is in test when it is turned on again needs a timer
 	}
 	if set.OpAMP && !a.supervised && !c.switchBooted {
 		c.switchBooted = true
@@ -630,7 +718,7 @@ func (a *Agent) acceptSettings(c *session.Capabilities) {
 func (a *Agent) settingsStatus() session.SettingsStatus {
 	r := a.connections.record
 	hash, err := hex.DecodeString(r.Hash)
-	if err != nil || len(hash) == 0 {
+	if err != nil || len(hash) == 0 || a.acceptsMore() {
 		return session.SettingsStatus{}
 	}
 	if r.Refused != "" {
@@ -689,6 +777,9 @@ func (a *Agent) reportSettings() {
 // changed; or they could not be tried for want of something.
 func (a *Agent) offerOpen() bool {
 	r := a.connections.record
+	if a.acceptsMore() {
+		return true
+	}
 	if r.Refused != "" {
 		return r.Context != a.verdictContext()
 	}

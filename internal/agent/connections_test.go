@@ -236,6 +236,12 @@ func (h *host) value(path string) string {
 	return value
 }
 
+// waitValue waits until a value is what it should be.
+func (h *host) waitValue(path, want string) {
+	h.t.Helper()
+	require.Eventually(h.t, func() bool { return h.value(path) == want }, waitTime, time.Millisecond, "%s must become %q", path, want)
+}
+
 // What was offered holds over a restart, until what is local changes, or an operator
 // wants what is local.
 //
@@ -611,6 +617,61 @@ func TestLostValues(t *testing.T) {
 	s.waitSettings(t, "h1", settingsApplied)
 }
 
+// One damaged generation of the record does not take the agent away from where the
+// server has sent it.
+func TestDamagedRecordOfConnections(t *testing.T) {
+	t.Parallel()
+	s, other := startServer(t), startServer(t)
+	h, running := newAcceptingHost(t, s, t.TempDir())
+	h.start()
+	receive(t, running)
+	s.offers(t, "h1", &protobufs.ConnectionSettingsOffers{Opamp: &protobufs.OpAMPConnectionSettings{DestinationEndpoint: other.url}})
+	other.waitSettings(t, "h1", settingsApplied)
+	record := filepath.Join(folderOf(h), "connection_settings")
+	next, running := h.again()
+	require.NoError(t, os.WriteFile(record, []byte("x"), 0o600))
+	other.mu.Lock()
+	other.settings = nil
+	other.mu.Unlock()
+	next.start()
+	receive(t, running)
+	other.waitSettings(t, "h1", settingsApplied) // the candidate of that generation, tried once more
+	assert.FileExists(t, record+".corrupt.1")
+}
+
+// What is not accepted any more is withdrawn from what runs, and what is accepted once
+// more is taken from the same offer.
+func TestConsentChanges(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	h, running := newAcceptingHost(t, s, t.TempDir())
+	h.start()
+	receive(t, running)
+	offer := otherOffer("backend", &protobufs.OtherConnectionSettings{DestinationEndpoint: "https://127.0.0.1:1"})
+	s.offers(t, "h1", offer)
+	s.waitSettings(t, "h1", settingsApplied)
+	receive(t, running)
+	assert.Equal(t, "https://127.0.0.1:1", h.value("other_connections/backend/endpoint"))
+
+	accept := func(others bool) *host {
+		next, running := h.again()
+		next.also(func(set *agent.ExtensionSettings) { set.Connections.Others = others; set.Connections.OpAMP = true })
+		s.mu.Lock()
+		s.settings = nil
+		s.mu.Unlock()
+		next.start()
+		receive(t, running)
+		h = next
+		return next
+	}
+	next := accept(false)
+	next.waitValue("other_connections/backend/endpoint", "")
+	next = accept(true)
+	s.offers(t, "h1", offer)
+	s.waitSettings(t, "h1", settingsApplied)
+	next.waitValue("other_connections/backend/endpoint", "https://127.0.0.1:1")
+}
+
 // Without its record the agent uses the local settings of the connection, and goes on
 // with the values. A record that cannot be read is left alone.
 func TestConnectionsWithoutARecord(t *testing.T) {
@@ -638,6 +699,7 @@ func TestConnectionsWithoutARecord(t *testing.T) {
 
 			next, running := h.again()
 			require.NoError(t, os.WriteFile(record, []byte(content), 0o600))
+			require.NoError(t, os.Remove(record+".previous"))
 			core, logged := observer.New(zap.WarnLevel)
 			next.log = zap.New(core)
 			s.mu.Lock()

@@ -140,40 +140,60 @@ func (a *Agent) baseValues() (connsettings.Values, error) {
 	return v, err
 }
 
-// describeOwn makes the attributes of own telemetry equal to the agent description,
-// which changes with the instance UID and with an upgrade: as a rollout of its own,
-// under the hash of the offer that the values come from. It is done once for each
-// UID of a process, so that a description which never stays the same costs no more.
-func (a *Agent) describeOwn() {
+// reviseValues brings the values in line with what the extension says now: kinds that
+// are not accepted any more are withdrawn, and the attributes of own telemetry follow
+// the agent description, which changes with the instance UID and with an upgrade. It
+// is a rollout of its own, under the hash of the offer that the values come from. The
+// description is looked at once for each UID of a process, so that one which never
+// stays the same costs no more.
+func (a *Agent) reviseValues() {
 	c := &a.connections
 	uid, err := a.uid()
 	m := a.machine.Record()
-	if err != nil || a.provider == nil || a.storeErr != nil || a.safe || a.extension == nil || c.described == uid ||
+	if err != nil || a.provider == nil || a.storeErr != nil || c.unreadable != nil || a.safe || a.extension == nil ||
 		c.record.WantedHash == "" || m.Settings.Hash != c.record.WantedHash || m.Settings.State != rollout.StatusApplied {
 		return
 	}
-	c.described = uid
-	v, err := a.store.values(c.record.Wanted)
+	former, err := a.store.values(c.record.Wanted)
 	if err != nil {
-		a.warn("Looking at the attributes of own telemetry", err)
+		a.warn("Looking at the values that the server gave for connections", err)
 		return
 	}
-	if len(v.Own) == 0 || maps.Equal(v.Resource, a.ownResource()) {
+	v := a.accepted(former)
+	if c.described != uid && len(v.Own) > 0 {
+		v.Resource = a.ownResource()
+	}
+	c.described = uid
+	if v.Digest() == former.Digest() {
 		return
 	}
-	v.Resource = a.ownResource()
 	next := c.record
-	next.Wanted = v.Digest()
+	next.Wanted, next.Accepts = v.Digest(), a.accepts()
 	if err := a.saveValues(v); err != nil {
-		a.warn("Saving the attributes of own telemetry", err)
+		a.warn("Saving the values of connections", err)
 		return
 	}
 	if err := a.takeRecord(next); err != nil {
-		a.warn("Saving the attributes of own telemetry", err)
+		a.warn("Saving the values of connections", err)
 		return
 	}
-	a.log.Load().Info("The agent description has changed: own telemetry gets its attributes")
+	a.log.Load().Info("What is accepted of the server's connections, or the agent description, has changed: the configuration follows")
 	a.offerValues()
+}
+
+// accepted returns the values without the kinds that are not accepted.
+func (a *Agent) accepted(v connsettings.Values) connsettings.Values {
+	set := a.settings.Connections
+	own := maps.Clone(v.Own)
+	maps.DeleteFunc(own, func(signal connsettings.Signal, _ connsettings.Destination) bool { return !set.Own[signal] })
+	v.Own = own
+	if len(own) == 0 {
+		v.Own, v.Resource = nil, nil
+	}
+	if !set.Others {
+		v.Others = nil
+	}
+	return v
 }
 
 // ownResource are the attributes of the agent description as texts.

@@ -123,7 +123,7 @@ func (a *Agent) perform(effect rollout.Effect) {
 		case rollout.StatusUnset:
 			a.queue.post(a.offerValues) // an operator wants them to be tried again
 		case rollout.StatusApplied:
-			a.queue.post(a.describeOwn) // the description may have changed meanwhile
+			a.queue.post(a.reviseValues) // the description may have changed meanwhile
 		case rollout.StatusApplying, rollout.StatusFailed:
 		}
 	case rollout.StartTimer:
@@ -173,6 +173,8 @@ func (a *Agent) check(e rollout.Check) {
 			return
 		}
 	}
+	// A candidate whose values cannot be read fails its dry run.
+	a.connections.checked, _ = a.store.values(ref.Values)
 	var texts [][]byte
 	for _, f := range offer.Files() {
 		texts = append(texts, f.Body)
@@ -244,6 +246,7 @@ func (a *Agent) serve(e rollout.Serve) {
 		}
 	}
 	a.latest, a.connections.served = c.conf, c.values
+	a.newScrubber()
 	a.serving = &served{composed: c, ref: e.Ref, failures: e.Failures, reason: a.machine.Record().Ladder.Reason, rung: string(e.Rung)}
 }
 

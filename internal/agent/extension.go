@@ -165,7 +165,7 @@ func (e *ExtensionLease) Ready() {
 		a.reportEffective()
 		a.saveSafeMode()
 		a.reportHealth(true)
-		a.describeOwn()
+		a.reviseValues()
 		if a.restarts == restartWanted {
 			a.restartCommanded()
 		}
@@ -367,6 +367,9 @@ func (a *Agent) startSession() error {
 	set.Callback = a.callbacks(set.Transport, a.connections.attempt)
 	set.Counters = &a.counters
 	set.Pace = &a.pace
+	if a.inUse() != nil && a.connections.opamp.Record().Candidate != nil {
+		set.Pace = &session.Pace{} // what was learnt of the former settings says nothing of these
+	}
 	set.RequestInstanceUID = a.requestingUID()
 	s, err := session.Start(a.working, set)
 	a.letOut(s, a.reported.CustomCapabilities)
@@ -374,6 +377,7 @@ func (a *Agent) startSession() error {
 		return fmt.Errorf("starting the OpAMP session: %w", err)
 	}
 	a.session = s
+	a.startVerifyTimer()
 	a.planCertificate()
 	return nil
 }

@@ -66,6 +66,6 @@ func (a *Agent) identified(given uuid.UUID) {
 	if a.session != nil && a.extension != nil {
 		a.describe()
 		a.planCertificate() // one for the former UID is another agent's
-		a.describeOwn()
+		a.reviseValues()
 	}
 }

@@ -87,7 +87,7 @@ func AcquireProvider(ctx context.Context, name, stateDir string, log *zap.Logger
 		if a.storeErr != nil {
 			a.tryFolder()
 		}
-		if !a.safe && len(configURIs(a.args())) == 0 {
+		if !a.safe && len(configValues(a.args())) > 0 && len(configURIs(a.args())) == 0 {
 			// The host's own word for it is "empty configuration file".
 			console.Logger().Warn("No local configuration is among --config: nothing says where the OpAMP server is. " +
 				"Add --config=FILE with an extension opamp before the opamp: URI")
@@ -169,11 +169,20 @@ func (p *ProviderLease) Retrieve(ctx context.Context, partial bool, changed func
 // it, since the Collector does not listen yet.
 func (p *ProviderLease) pause(ctx context.Context, failures int) error {
 	a := p.agent
-	if err := a.call(ctx, func() { a.pausing = true }); err != nil {
+	if err := a.call(ctx, func() {
+		a.pausing = true
+		// Nothing has started yet: a process that dies in the pause has not failed to.
+		r := a.machine.Record()
+		r.Ladder.Starting = false
+		_ = a.persist(rollout.Persist{Record: r}) // a failure is tried again
+	}); err != nil {
 		return err
 	}
 	err := pause(ctx, failures)
-	return errors.Join(err, a.call(ctx, func() { a.pausing = false }))
+	return errors.Join(err, a.call(ctx, func() {
+		a.pausing = false
+		_ = a.persist(rollout.Persist{Record: a.machine.Record()})
+	}))
 }
 
 // Release tells the agent that the process ends, and gives the lease back. It

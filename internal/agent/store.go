@@ -115,7 +115,7 @@ func (s *store) fromShown() (r rollout.Record, ok bool) {
 // wellFormed reports whether ref can be that of an offer.
 func wellFormed(ref remoteconfig.Ref) bool {
 	_, err := hex.DecodeString(ref.Hash)
-	return err == nil && isDigest(ref.Digest)
+	return err == nil && (isDigest(ref.Digest) || ref.Digest == "" && isDigest(ref.Values)) && (ref.Values == "" || isDigest(ref.Values))
 }
 
 // fromPrevious returns what of a record's previous generation still holds. What

@@ -27,6 +27,43 @@ func (v Values) IsEmpty() bool { return len(v.Own) == 0 && len(v.Others) == 0 }
 // It holds secrets: the values of headers.
 func (v Values) Encode() []byte { return encode(v) }
 
+// Secrets returns the values that texts must not show, by the reference to show
+// instead: those of headers, and long ones of other settings, which may hold keys. The
+// references are without an agent's name.
+func (v Values) Secrets() map[string]string {
+	secrets := map[string]string{}
+	add := func(what string, d Destination) {
+		for key, values := range d.Headers {
+			for _, value := range values {
+				secrets["${opamp:#"+what+"/headers/"+key+"}"] = value
+			}
+		}
+		for key, value := range d.Other {
+			if len(value) >= leastSecret {
+				secrets["${opamp:#"+what+"/other/"+key+"}"] = value
+			}
+		}
+		if d.Proxy != nil {
+			for key, values := range d.Proxy.ConnectHeaders {
+				for _, value := range values {
+					secrets["[proxy header "+key+" of "+what+"]"] = value
+				}
+			}
+		}
+	}
+	for signal, d := range v.Own {
+		add(string(signal), d)
+	}
+	for name, d := range v.Others {
+		add(othersPrefix+"/"+name, d)
+	}
+	return secrets
+}
+
+// leastSecret is the length in bytes from which another setting may be a key: shorter
+// ones are words such as gzip.
+const leastSecret = 8
+
 // Digest returns the SHA-256 of the encoded values in hexadecimal; empty if
 // [Values.IsEmpty].
 func (v Values) Digest() string {

@@ -3,6 +3,7 @@
 package scrub
 
 import (
+	"maps"
 	"regexp"
 	"slices"
 	"strconv"
@@ -31,8 +32,12 @@ var userinfo = regexp.MustCompile(`([a-zA-Z][a-zA-Z0-9+.-]*://)[^/@\s"']+@`)
 // Scrubber replaces values of environment variables by references to them. It
 // is immutable and safe for concurrent use.
 type Scrubber struct {
+	secrets  []secret
 	replacer *strings.Replacer
 }
+
+// secret is a text that must not be shown, and what is shown instead.
+type secret struct{ reference, value string }
 
 // New returns a Scrubber for environ, in the form of os.Environ. It replaces
 // the values of variables whose names look secret, and of those that one of the
@@ -44,26 +49,44 @@ func New(environ []string, texts ...[]byte) *Scrubber {
 			referred[string(m[1])] = true
 		}
 	}
-	type variable struct{ name, value string }
-	var secrets []variable
+	var secrets []secret
 	for _, entry := range environ {
 		name, value, _ := strings.Cut(entry, "=")
 		if !referred[name] && !secretName.MatchString(name) {
 			continue
 		}
-		for _, form := range forms(value) {
-			if len(form) >= minSecret {
-				secrets = append(secrets, variable{name, form})
-			}
+		secrets = appendForms(secrets, "${env:"+name+"}", value)
+	}
+	return newScrubber(secrets)
+}
+
+// Hiding returns a Scrubber that also replaces other values, which are given by what
+// is to be shown instead.
+func (s *Scrubber) Hiding(values map[string]string) *Scrubber {
+	secrets := slices.Clone(s.secrets)
+	for _, reference := range slices.Sorted(maps.Keys(values)) {
+		secrets = appendForms(secrets, reference, values[reference])
+	}
+	return newScrubber(secrets)
+}
+
+func appendForms(secrets []secret, reference, value string) []secret {
+	for _, form := range forms(value) {
+		if len(form) >= minSecret {
+			secrets = append(secrets, secret{reference, form})
 		}
 	}
+	return secrets
+}
+
+func newScrubber(secrets []secret) *Scrubber {
 	// Longer values first: one may contain another.
-	slices.SortStableFunc(secrets, func(a, b variable) int { return len(b.value) - len(a.value) })
+	slices.SortStableFunc(secrets, func(a, b secret) int { return len(b.value) - len(a.value) })
 	var pairs []string
 	for _, s := range secrets {
-		pairs = append(pairs, s.value, "${env:"+s.name+"}")
+		pairs = append(pairs, s.value, s.reference)
 	}
-	return &Scrubber{replacer: strings.NewReplacer(pairs...)}
+	return &Scrubber{secrets: secrets, replacer: strings.NewReplacer(pairs...)}
 }
 
 // forms returns the value and what it looks like in errors: quoted, quoted

@@ -29,3 +29,12 @@ func TestText(t *testing.T) {
 	assert.True(t, utf8.ValidString(long))
 	assert.True(t, strings.HasSuffix(long, "[…]"))
 }
+
+func TestHiding(t *testing.T) {
+	t.Parallel()
+	s := scrub.New([]string{"API_TOKEN=from the environment"}).Hiding(map[string]string{
+		"${opamp:#own_logs/headers/X-Key}": "Bearer blue-4711",
+		"${opamp:#own_logs/headers/X-No":   "abc", // too short to be a secret
+	})
+	assert.Equal(t, "${env:API_TOKEN}, ${opamp:#own_logs/headers/X-Key}, abc", s.Text("from the environment, Bearer blue-4711, abc"))
+}

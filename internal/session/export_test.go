@@ -29,6 +29,9 @@ func (t Times) times() times {
 	}
 }
 
+// OnFetch makes the session call f while the client prepares a message.
+func (s *Settings) OnFetch(f func()) { s.onFetch = f }
+
 // DefaultTimes are those of sessions outside tests.
 func DefaultTimes() Times {
 	d := defaultTimes

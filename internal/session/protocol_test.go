@@ -514,3 +514,24 @@ func TestAnswersAreUnderstood(t *testing.T) {
 		})
 	}
 }
+
+// TestConfigurationThatIsSetWhileTheClientPrepares: the client replaces it by what it
+// fetched before.
+func TestConfigurationThatIsSetWhileTheClientPrepares(t *testing.T) {
+	t.Parallel()
+	server := startServer(t, nil)
+	set, _ := settings(t, session.WebSocket, server.url(session.WebSocket))
+	started := make(chan *session.Session, 1)
+	var once sync.Once
+	set.OnFetch(func() {
+		once.Do(func() {
+			assert.NoError(t, (<-started).SetEffectiveConfig(t.Context(), []byte("c: d\n")))
+		})
+	})
+	started <- start(t, set)
+	body := func(m *protobufs.AgentToServer) string {
+		return string(m.GetEffectiveConfig().GetConfigMap().GetConfigMap()[""].GetBody())
+	}
+	assert.Equal(t, "a: b\n", body(server.next(t)), "what was fetched")
+	server.until(t, func(m *protobufs.AgentToServer) bool { return body(m) == "c: d\n" })
+}

@@ -39,6 +39,10 @@ type Session struct {
 	transport *http.Transport // nil for WebSocket
 	counters  *Counters
 	effective atomic.Pointer[protobufs.EffectiveConfig]
+	// fetched is when the client last took effective for a message of its own, in
+	// nanoseconds; 0 once the server has answered. Overtaken: it was set anew then.
+	fetched   atomic.Int64
+	overtaken atomic.Bool
 	times     times
 	pace      *Pace
 	callback  Callbacks
@@ -213,8 +217,9 @@ func (s *Session) callbacks(set Settings) types.Callbacks {
 				s.unavailable(err.GetRetryInfo().GetRetryAfterNanoseconds())
 			}
 		},
-		OnMessage: func(_ context.Context, m *types.MessageData) {
+		OnMessage: func(ctx context.Context, m *types.MessageData) {
 			set.Counters.MessagesReceived.Add(1)
+			s.answered(ctx)
 			s.heardMessage(m)
 			if id := m.AgentIdentification; id != nil {
 				set.Callback.Identified([16]byte(id.GetNewInstanceUid())) // the client has checked its length
@@ -238,7 +243,16 @@ func (s *Session) callbacks(set Settings) types.Callbacks {
 			s.heardOpAMP(c)
 			return nil // the status is the agent's
 		},
-		GetEffectiveConfig: func(context.Context) (*protobufs.EffectiveConfig, error) { return s.effective.Load(), nil },
+		GetEffectiveConfig: func(ctx context.Context) (*protobufs.EffectiveConfig, error) {
+			shown := s.effective.Load()
+			if ctx.Value(own{}) == nil {
+				s.fetched.Store(time.Now().UnixNano())
+				if set.onFetch != nil {
+					set.onFetch()
+				}
+			}
+			return shown, nil
+		},
 		CheckRedirect: func(next *http.Request, via []*http.Request, _ []*http.Response) error {
 			err := checkRedirect(next, via)
 			if err != nil && set.Transport != HTTP {
@@ -304,8 +318,29 @@ func (s *Session) SetRemoteConfigStatus(status RemoteConfigStatus) error {
 // with what was reported before.
 func (s *Session) SetEffectiveConfig(ctx context.Context, yaml []byte) error {
 	s.storeEffective(yaml)
+	if at := s.fetched.Load(); at != 0 && time.Since(time.Unix(0, at)) < fetchTime {
+		s.overtaken.Store(true)
+	}
 	s.report()
-	return s.client.UpdateEffectiveConfig(ctx)
+	return s.client.UpdateEffectiveConfig(context.WithValue(ctx, own{}, true))
+}
+
+// own marks a call of the session's own, among those of the client for a message that
+// it prepares.
+type own struct{}
+
+// fetchTime is how long the client may take from fetching the configuration for the
+// first message of a connection, or for a full report, to putting it there. What is set
+// in between it replaces by what it fetched, and never sends. It takes microseconds,
+// unless the machine has other things to do.
+const fetchTime = 10 * time.Millisecond
+
+// answered makes up for a configuration that the client may have lost.
+func (s *Session) answered(ctx context.Context) {
+	s.fetched.Store(0)
+	if s.overtaken.Swap(false) {
+		_ = s.client.UpdateEffectiveConfig(context.WithValue(ctx, own{}, true)) // it only fails without the capability
+	}
 }
 
 func (s *Session) storeEffective(yaml []byte) {

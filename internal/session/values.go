@@ -64,7 +64,8 @@ type Settings struct {
 	Pace *Pace
 	Log  Logger
 
-	times *times // those of tests; nil for the default
+	times   *times // those of tests; nil for the default
+	onFetch func() // of tests: called while the client prepares a message
 }
 
 // Request is what an authorization may depend on.
