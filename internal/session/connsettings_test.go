@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -132,6 +133,49 @@ func TestOfferOfConnectionSettings(t *testing.T) {
 		full := server.until(t, func(m *protobufs.AgentToServer) bool { return m.GetAgentDescription() != nil })
 		assert.Equal(t, "opamp: no�", full.GetConnectionSettingsStatus().GetErrorMessage())
 		assert.Empty(t, events.settings, "it came twice")
+	})
+}
+
+// stallingLogger holds the client up where it logs that it refuses an interval of 0,
+// which over HTTP is between a message and the part for the OpAMP connection.
+type stallingLogger struct{ stall func() }
+
+func (stallingLogger) Debugf(string, ...any) {}
+
+func (l stallingLogger) Errorf(format string, _ ...any) {
+	if strings.HasPrefix(format, "Failed to set heartbeat interval") {
+		l.stall()
+	}
+}
+
+// TestOfferIsToldWholeHoweverLongItTakes the client to get through the message.
+func TestOfferIsToldWholeHoweverLongItTakes(t *testing.T) {
+	t.Parallel()
+	transports(t, func(t *testing.T, transport session.Transport) {
+		server := startServer(t, nil)
+		sent, want := fullOffer()
+		sent.Opamp.HeartbeatIntervalSeconds, want.OpAMP.Heartbeat = 0, 0
+		server.reply(&protobufs.ServerToAgent{
+			RemoteConfig: &protobufs.AgentRemoteConfig{ConfigHash: []byte("c")}, ConnectionSettings: sent,
+		})
+		set, events := settings(t, transport, server.url(transport))
+		set.Capabilities = allSettings(set.Capabilities)
+		stalled := make(chan struct{}, 1000)
+		stall := func() {
+			stalled <- struct{}{}
+			select {
+			case o := <-events.settings:
+				assert.Fail(t, "it is told while the client is inside the message", "%+v", o)
+			case <-time.After(3 * session.SettleAfter):
+			}
+		}
+		set.Callback.Offered = func(remoteconfig.Offer) { stall() }
+		set.Log = stallingLogger{stall}
+		start(t, set)
+		assert.Equal(t, want, events.nextSettings(t))
+		if transport == session.HTTP {
+			assert.Len(t, stalled, 2, "once in the message, once behind it")
+		}
 	})
 }
 

@@ -122,6 +122,7 @@ func Start(ctx context.Context, set Settings) (*Session, error) {
 		start.BackoffPolicy = func() types.BackoffPolicy { return pauses{s.pace} }
 		// Called once per message, and not under the client's time limit.
 		start.HeaderFunc = func(h http.Header) http.Header {
+			s.heard.next()
 			s.pace.wait(s.stopping)
 			return h
 		}
