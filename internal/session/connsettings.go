@@ -89,16 +89,11 @@ func (s *Session) tellLocked() {
 // knowOffer makes the client take an offer with this hash for one that it had before:
 // a new client would report it as being applied, and pass it on.
 func knowOffer(c client.OpAMPClient, s SettingsStatus) {
-	common := field(reflect.ValueOf(c), "common")
-	if s.Open || len(s.Hash) == 0 || !common.IsValid() || !common.CanAddr() {
+	if s.Open || len(s.Hash) == 0 {
 		return
 	}
-	state := field(common.Addr(), "ClientSyncedState")
-	if !state.IsValid() {
-		return
-	}
-	if known, ok := reflect.TypeAssert[interface{ SetLastConnectionSettingsHash([]byte) }](state.Addr()); ok {
-		known.SetLastConnectionSettingsHash(s.Hash)
+	if state := stateOf(c); state != nil {
+		state.SetLastConnectionSettingsHash(s.Hash)
 	}
 }
 
@@ -170,6 +165,7 @@ func (s *Session) namelessLocked() {
 type syncedState interface {
 	ConnectionSettingsStatus() *protobufs.ConnectionSettingsStatus
 	SetConnectionSettingsStatus(*protobufs.ConnectionSettingsStatus) error
+	SetLastConnectionSettingsHash(hash []byte)
 }
 
 // stateOf returns what a client remembers; nil if it is not what it is expected to
@@ -230,17 +226,14 @@ func (s *Session) RequestCertificate(csr []byte) error {
 	if len(csr) == 0 {
 		return errors.New("requesting a certificate from the OpAMP server: the request is empty")
 	}
-	if err := s.client.RequestConnectionSettings(certificateRequest(csr)); err != nil {
+	request := &protobufs.ConnectionSettingsRequest{Opamp: &protobufs.OpAMPConnectionSettingsRequest{
+		CertificateRequest: &protobufs.CertificateRequest{Csr: bytes.Clone(csr)},
+	}}
+	if err := s.client.RequestConnectionSettings(request); err != nil {
 		return fmt.Errorf("requesting a certificate from the OpAMP server: %w", err)
 	}
 	s.report()
 	return nil
-}
-
-func certificateRequest(csr []byte) *protobufs.ConnectionSettingsRequest {
-	return &protobufs.ConnectionSettingsRequest{Opamp: &protobufs.OpAMPConnectionSettingsRequest{
-		CertificateRequest: &protobufs.CertificateRequest{Csr: bytes.Clone(csr)},
-	}}
 }
 
 func (s SettingsStatus) protobuf() *protobufs.ConnectionSettingsStatus {

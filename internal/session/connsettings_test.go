@@ -445,24 +445,22 @@ func TestEveryAnswerIsTold(t *testing.T) {
 	})
 }
 
-// TestCertificateRequest is sent with the first message, and whenever the agent
-// asks.
+// TestCertificateRequest is sent once each time the agent asks.
 func TestCertificateRequest(t *testing.T) {
 	t.Parallel()
 	transports(t, func(t *testing.T, transport session.Transport) {
 		server := startServer(t, nil)
 		set, _ := settings(t, transport, server.url(transport))
-		set.CertificateRequest = []byte("csr 1")
 		s := start(t, set)
 		csr := func(m *protobufs.AgentToServer) string {
 			return string(m.GetConnectionSettingsRequest().GetOpamp().GetCertificateRequest().GetCsr())
 		}
-		first := server.next(t)
-		assert.Equal(t, "csr 1", csr(first))
-		assert.NotNil(t, first.GetAgentDescription())
-		assert.Empty(t, csr(server.nextAfter(t, s)), "it is sent once")
-		require.NoError(t, s.RequestCertificate([]byte("csr 2")))
-		server.until(t, func(m *protobufs.AgentToServer) bool { return csr(m) == "csr 2" })
+		assert.Empty(t, csr(server.next(t)))
+		for _, want := range []string{"csr 1", "csr 2"} {
+			require.NoError(t, s.RequestCertificate([]byte(want)))
+			server.until(t, func(m *protobufs.AgentToServer) bool { return csr(m) == want })
+			assert.Empty(t, csr(server.nextAfter(t, s)), "it is sent once")
+		}
 	})
 }
 

@@ -177,11 +177,6 @@ func (s *Session) setInitial(set Settings) error {
 	if set.Capabilities.connectionSettings() {
 		s.status.Store(set.Initial.Settings.protobuf())
 	}
-	if len(set.CertificateRequest) > 0 {
-		if err := s.client.RequestConnectionSettings(certificateRequest(set.CertificateRequest)); err != nil {
-			return err
-		}
-	}
 	return s.client.SetCapabilities(&capabilities)
 }
 
