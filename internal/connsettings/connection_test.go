@@ -112,7 +112,7 @@ func TestValidate(t *testing.T) {
 	}{
 		{name: "nothing", what: "opamp"},
 		{name: "all", what: "opamp", c: C{
-			Endpoint: "wss://u:s3cret@h:4320/v1/opamp", Headers: http.Header{"Authorization": {"Bearer s3cret", "é\t"}}, Certificate: &P{Cert: cert, Key: key, CA: []byte("s3cret")},
+			Endpoint: "wss://u:s3cret@h:4320/v1/opamp", Headers: http.Header{"Authorization": {"Bearer s3cret", "é\t"}}, Certificate: &P{Cert: cert, Key: key},
 			TLS:   &T{CA: ca.pem, MinVersion: "TLSv1.2", MaxVersion: "1.3", CipherSuites: []string{"TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"}},
 			Proxy: &connsettings.Proxy{URL: "socks5://u:s3cret@p:1080", ConnectHeaders: http.Header{"A": {"s3cret"}}}, Heartbeat: time.Second,
 		}},
@@ -245,7 +245,7 @@ func TestTLSConfig(t *testing.T) {
 		t.Parallel()
 		l := local()
 		conf, err := C{
-			Certificate: &connsettings.Certificate{Cert: cert, Key: key, CA: ca.pem},
+			Certificate: &connsettings.Certificate{Cert: cert, Key: key},
 			TLS:         &T{CA: ca.pem, MinVersion: "1.1", MaxVersion: "TLSv1.2", CipherSuites: []string{"TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384"}},
 		}.TLSConfig(l)
 		require.NoError(t, err)
@@ -293,8 +293,7 @@ func TestTLSConfig(t *testing.T) {
 		require.NoError(t, err)
 		both.AddCert(ca.certificate)
 		assert.True(t, both.Equal(conf.RootCAs))
-		// The authority of a client's certificate is none for servers.
-		conf, err = C{Certificate: &connsettings.Certificate{Cert: cert, Key: key, CA: ca.pem}}.TLSConfig(nil)
+		conf, err = C{Certificate: &connsettings.Certificate{Cert: cert, Key: key}}.TLSConfig(nil)
 		require.NoError(t, err)
 		assert.Nil(t, conf.RootCAs)
 	})
@@ -350,9 +349,9 @@ func TestHandshake(t *testing.T) {
 		}
 		return err
 	}
-	c := connsettings.Connection{Certificate: &connsettings.Certificate{Cert: cert, Key: key, CA: ca.pem}}
+	c := connsettings.Connection{Certificate: &connsettings.Certificate{Cert: cert, Key: key}}
 	var unknown x509.UnknownAuthorityError
-	require.ErrorAs(t, get(c), &unknown, "the CA of the client's certificate is no authority")
+	require.ErrorAs(t, get(c), &unknown, "who issued the client's certificate is no authority")
 	c.TLS = &connsettings.TLS{CA: ca.pem}
 	require.NoError(t, get(c))
 	c.Certificate = nil

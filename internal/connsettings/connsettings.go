@@ -27,9 +27,6 @@ type Certificate struct {
 	Cert []byte `json:"cert,omitempty"`
 	// Key is empty if it is the one that was made here for a request.
 	Key []byte `json:"key,omitempty"`
-	// CA is kept for completeness, and never used as an authority (specification,
-	// TLSCertificate).
-	CA []byte `json:"ca,omitempty"`
 }
 
 // TLS says how a server is verified.

@@ -262,7 +262,9 @@ type parts interface {
 func connectionFrom(p parts) *connsettings.Connection {
 	c := &connsettings.Connection{Endpoint: p.GetDestinationEndpoint(), Headers: headersFrom(p.GetHeaders())}
 	if m := p.GetCertificate(); m != nil {
-		c.Certificate = &connsettings.Certificate{Cert: m.GetCert(), Key: m.GetPrivateKey(), CA: m.GetCaCert()}
+		// Its authority is never used as one (specification, TLSCertificate): with it,
+		// settings that mean the same would differ.
+		c.Certificate = &connsettings.Certificate{Cert: m.GetCert(), Key: m.GetPrivateKey()}
 	}
 	if m := p.GetTls(); m != nil {
 		c.TLS = &connsettings.TLS{

@@ -86,7 +86,7 @@ func fullOffer() (*protobufs.ConnectionSettingsOffers, connsettings.Offer) {
 		OpAMP: &connsettings.Connection{
 			Endpoint:    "wss://server.example/v1/opamp",
 			Headers:     http.Header{"Authorization": {"Bearer x"}, "X-Many": {"1", "2"}},
-			Certificate: &connsettings.Certificate{Cert: []byte("cert"), Key: []byte("key"), CA: []byte("ca")},
+			Certificate: &connsettings.Certificate{Cert: []byte("cert"), Key: []byte("key")}, // what it comes with is no authority
 			TLS: &connsettings.TLS{
 				CA: []byte("pem"), SystemCAs: true, InsecureSkipVerify: true,
 				MinVersion: "1.2", MaxVersion: "TLSv1.3", CipherSuites: []string{"a", "b"},
