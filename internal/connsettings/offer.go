@@ -48,7 +48,8 @@ func (o Offer) Validate() error {
 }
 
 // Over returns what o and an offer before it, which nothing was made of yet, ask for
-// together: what o leaves out is as in former. It has the hash of o.
+// together: what o leaves out is as in former, of a single connection too. It has the
+// hash of o. The result shares its parts with both; none may be modified.
 func (o Offer) Over(former Offer) Offer {
 	switch {
 	case o.OpAMP == nil:
@@ -57,14 +58,26 @@ func (o Offer) Over(former Offer) Offer {
 		merged := o.OpAMP.Over(*former.OpAMP)
 		o.OpAMP = &merged
 	}
-	own := maps.Clone(former.Own)
-	if own == nil {
-		own = o.Own
+	if o.Own == nil {
+		o.Own = former.Own
+	} else if former.Own != nil {
+		own := maps.Clone(former.Own)
+		for signal, c := range o.Own {
+			if before := former.Own[signal]; c.Endpoint != "" && before.Endpoint != "" { // else one is withdrawn
+				c = c.Over(before)
+			}
+			own[signal] = c
+		}
+		o.Own = own
 	}
-	maps.Copy(own, o.Own)
-	o.Own = own
 	if o.Others == nil {
 		o.Others = former.Others
+	} else {
+		others := make(map[string]Connection, len(o.Others)) // names that are not in it are withdrawn
+		for name, c := range o.Others {
+			others[name] = c.Over(former.Others[name])
+		}
+		o.Others = others
 	}
 	return o
 }
