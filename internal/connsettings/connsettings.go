@@ -16,7 +16,7 @@ type Connection struct {
 	TLS         *TLS         `json:"tls,omitempty"`
 	Proxy       *Proxy       `json:"proxy,omitempty"`
 	// Heartbeat is the time between two messages of an idle agent; the OpAMP
-	// connection only.
+	// connection only. Zero for what is local; an hour at most.
 	Heartbeat time.Duration `json:"heartbeat,omitempty"`
 	// Other are further settings of a connection that has a name.
 	Other map[string]string `json:"other,omitempty"`
