@@ -249,7 +249,7 @@ func TestValidateOffer(t *testing.T) {
 		require.ErrorContains(t, err, want)
 	}
 	for _, name := range []string{"", ".", "..", "a/b", "a b", "${x}", "é", "a\n", "\xff", strings.Repeat("x", 65)} {
-		require.ErrorContains(t, connsettings.Offer{Hash: []byte{1}, Others: map[string]C{name: {}}}.Validate(), "a name must have 1 to 64 characters", "%q", name)
+		require.ErrorContains(t, connsettings.Offer{Hash: []byte{1}, Others: map[string]C{name: {}}}.Validate(), "the name of a connection must have 1 to 64 characters", "%q", name)
 	}
 }
 

@@ -3,14 +3,11 @@ package connsettings
 import (
 	"errors"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
-)
 
-// connectionName matches the names that connections may have: they are part of paths
-// of values and of files. 64 characters are more than IDs of components have.
-var connectionName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+	"github.com/otelcol-opamp/otelcol-opamp/internal/opampuri"
+)
 
 // Validate returns everything that is wrong with an offer, as one error that names
 // the parts; it shows no secret.
@@ -35,8 +32,8 @@ func (o Offer) Validate() error {
 		add(o.Own[signal].Validate(string(signal)))
 	}
 	for _, name := range slices.Sorted(maps.Keys(o.Others)) {
-		if !validName(name) {
-			texts = append(texts, othersPrefix+`: a name must have 1 to 64 characters, which are letters, digits, ".", "_" or "-", and be neither "." nor ".."`)
+		if !opampuri.ValidName(name) {
+			texts = append(texts, othersPrefix+": "+opampuri.NameRule)
 			continue
 		}
 		add(o.Others[name].Validate(othersPrefix + "/" + name))
@@ -80,12 +77,6 @@ func (o Offer) Over(former Offer) Offer {
 		o.Others = others
 	}
 	return o
-}
-
-// validName reports whether a connection may have the name. "." and ".." are none:
-// files are named after connections.
-func validName(name string) bool {
-	return connectionName.MatchString(name) && name != "." && name != ".."
 }
 
 var signals = []Signal{Metrics, Traces, Logs}
