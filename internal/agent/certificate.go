@@ -246,7 +246,7 @@ func (a *Agent) requestCertificate(reason string) {
 		}
 	}
 	keys := a.connections.record.Keys
-	csr, err := connsettings.Request(keys[len(keys)-1].Key, connsettings.Subject{UID: uid.String()})
+	csr, err := connsettings.Request(keys[len(keys)-1].Key, uid.String())
 	if err != nil {
 		a.log.Load().Error("Requesting a certificate", zap.Error(err))
 		return

@@ -20,14 +20,6 @@ const (
 	pemKey         = "PRIVATE KEY"
 )
 
-// Subject is what a certificate is requested for.
-type Subject struct {
-	// UID is the instance UID in its text form; it becomes the common name.
-	UID string
-	// Organization may be empty.
-	Organization string
-}
-
 // NewKey returns a new private key in PEM: ECDSA over P-256, which every server can
 // verify and which costs no time to make.
 func NewKey() ([]byte, error) {
@@ -42,10 +34,10 @@ func NewKey() ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: pemKey, Bytes: der}), nil
 }
 
-// Request returns a certificate signing request in PEM for a key of [NewKey]. The key
-// is not part of it.
-func Request(key []byte, subject Subject) ([]byte, error) {
-	if subject.UID == "" {
+// Request returns a certificate signing request in PEM for a key of [NewKey], which is
+// not part of it. The instance UID in its text form becomes the common name.
+func Request(key []byte, uid string) ([]byte, error) {
+	if uid == "" {
 		return nil, errors.New("requesting a certificate: there is no instance UID")
 	}
 	block, _ := pem.Decode(key)
@@ -56,11 +48,8 @@ func Request(key []byte, subject Subject) ([]byte, error) {
 	if err != nil {
 		return nil, errNoKey // what went wrong might show a part of it
 	}
-	name := pkix.Name{CommonName: subject.UID}
-	if subject.Organization != "" {
-		name.Organization = []string{subject.Organization}
-	}
-	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: name}, private)
+	template := &x509.CertificateRequest{Subject: pkix.Name{CommonName: uid}}
+	der, err := x509.CreateCertificateRequest(rand.Reader, template, private)
 	if err != nil {
 		return nil, fmt.Errorf("making the certificate request: %w", err)
 	}
@@ -94,15 +83,6 @@ func RenewAt(certificate []byte, random func() float64) (time.Time, error) {
 	}
 	jitter := time.Duration((2*random() - 1) * renewJitter * float64(lifetime))
 	return leaf.NotBefore.Add(lifetime/renewParts*(renewParts-1) + jitter), nil
-}
-
-// CommonName returns that of a certificate in PEM, the first of a chain.
-func CommonName(certificate []byte) (string, error) {
-	leaf, err := leafOf(certificate)
-	if err != nil {
-		return "", err
-	}
-	return leaf.Subject.CommonName, nil
 }
 
 // NotAfter returns when a certificate in PEM expires, the first of a chain.

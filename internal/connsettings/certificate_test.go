@@ -68,7 +68,7 @@ func (a *authority) issue(t *testing.T, notBefore, notAfter time.Time) (certific
 	t.Helper()
 	key, err := connsettings.NewKey()
 	require.NoError(t, err)
-	request, err := connsettings.Request(key, connsettings.Subject{UID: "uid"})
+	request, err := connsettings.Request(key, "uid")
 	require.NoError(t, err)
 	return a.sign(t, request, notBefore, notAfter), key
 }
@@ -83,7 +83,7 @@ func TestRequest(t *testing.T) {
 	require.NoError(t, err)
 	assert.NotEqual(t, key, another)
 
-	request, err := connsettings.Request(key, connsettings.Subject{UID: "0190c2a3", Organization: "edge"})
+	request, err := connsettings.Request(key, "0190c2a3")
 	require.NoError(t, err)
 	block, rest := pem.Decode(request)
 	require.NotNil(t, block)
@@ -91,7 +91,6 @@ func TestRequest(t *testing.T) {
 	csr, err := x509.ParseCertificateRequest(block.Bytes)
 	require.NoError(t, err)
 	assert.Equal(t, "0190c2a3", csr.Subject.CommonName)
-	assert.Equal(t, []string{"edge"}, csr.Subject.Organization)
 
 	certificate := newAuthority(t).sign(t, request, time.Now(), time.Now().Add(time.Hour))
 	require.NoError(t, connsettings.Matches(certificate, key))
@@ -105,7 +104,7 @@ func TestRequestFails(t *testing.T) {
 	t.Parallel()
 	key, err := connsettings.NewKey()
 	require.NoError(t, err)
-	_, err = connsettings.Request(key, connsettings.Subject{})
+	_, err = connsettings.Request(key, "")
 	require.ErrorContains(t, err, "there is no instance UID")
 	for name, bad := range map[string][]byte{
 		"no PEM":       []byte("s3cret"),
@@ -114,7 +113,7 @@ func TestRequestFails(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			_, err := connsettings.Request(bad, connsettings.Subject{UID: "uid"})
+			_, err := connsettings.Request(bad, "uid")
 			require.ErrorContains(t, err, "the private key cannot be read")
 			assert.NotContains(t, err.Error(), "s3cret")
 		})

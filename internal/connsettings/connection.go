@@ -32,6 +32,11 @@ const defaultMinVersion = tls.VersionTLS12
 // hosts differ, and the certificate has just been made. Kerberos allows as much.
 const clockSkew = 5 * time.Minute
 
+// longestHeartbeat bounds what a server can ask for: it must not be able to silence
+// an agent for days by one message. It is the longest pause, too, that a busy server
+// gets.
+const longestHeartbeat = time.Hour
+
 // versions are the names of the specification, TLSConnectionSettings.
 var versions = map[string]uint16{
 	"1.0": tls.VersionTLS10, "1.1": tls.VersionTLS11, "1.2": tls.VersionTLS12, "1.3": tls.VersionTLS13,
@@ -133,6 +138,9 @@ func (c Connection) validate(f *faults, now time.Time) {
 	}
 	if c.Heartbeat < 0 {
 		f.add("heartbeat", "must not be negative, found %v", c.Heartbeat)
+	}
+	if c.Heartbeat > longestHeartbeat {
+		f.add("heartbeat", "must be %v at most, found %v: over HTTP it is the polling interval, and the agent would be silent for as long", longestHeartbeat, c.Heartbeat)
 	}
 	for _, key := range slices.Sorted(maps.Keys(c.Other)) {
 		if fault := textFault(key); fault != "" {

@@ -3,6 +3,7 @@ package connsettings_test
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -112,7 +113,7 @@ func TestValidate(t *testing.T) {
 	}{
 		{name: "nothing", what: "opamp"},
 		{name: "all", what: "opamp", c: C{
-			Endpoint: "wss://u:s3cret@h:4320/v1/opamp", Headers: http.Header{"Authorization": {"Bearer s3cret", "é\t"}}, Certificate: &P{Cert: cert, Key: key, CA: []byte("s3cret")},
+			Endpoint: "wss://u:s3cret@h:4320/v1/opamp", Headers: http.Header{"Authorization": {"Bearer s3cret", "é\t"}}, Certificate: &P{Cert: cert, Key: key},
 			TLS:   &T{CA: ca.pem, MinVersion: "TLSv1.2", MaxVersion: "1.3", CipherSuites: []string{"TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"}},
 			Proxy: &connsettings.Proxy{URL: "socks5://u:s3cret@p:1080", ConnectHeaders: http.Header{"A": {"s3cret"}}}, Heartbeat: time.Second,
 		}},
@@ -156,6 +157,8 @@ func TestValidate(t *testing.T) {
 		{name: "proxy", what: "opamp", c: C{Proxy: &connsettings.Proxy{URL: "u:s3cret@p"}}, want: "opamp: proxy: is no URL with a host that begins with http://, https://, socks5://"},
 		{name: "proxy header", what: "opamp", c: C{Proxy: &connsettings.Proxy{URL: "http://p", ConnectHeaders: http.Header{"A": {"s3cret\n"}}}}, want: `opamp: proxy: connect headers: the value of "A" contains a control character`},
 		{name: "heartbeat", what: "opamp", c: C{Heartbeat: -time.Second}, want: "opamp: heartbeat: must not be negative, found -1s"},
+		{name: "longest heartbeat", what: "opamp", c: C{Heartbeat: time.Hour}},
+		{name: "heartbeat that is none", what: "opamp", c: C{Heartbeat: time.Hour + time.Second}, want: "opamp: heartbeat: must be 1h0m0s at most, found 1h0m1s: over HTTP it is the polling interval, and the agent would be silent for as long"},
 		{name: "other setting", what: backend, c: C{Other: map[string]string{"a": "s3cret${x}"}}, want: `other_connections/backend: other settings: the value of "a" contains "${"`},
 		{name: "other setting that is no text", what: backend, c: C{Other: map[string]string{"a": "s3cret\xff"}}, want: `other_connections/backend: other settings: the value of "a" is not valid UTF-8`},
 		{name: "other key", what: backend, c: C{Other: map[string]string{"${s3cret}": ""}}, want: `other_connections/backend: other settings: a key contains "${"`},
@@ -170,6 +173,55 @@ func TestValidate(t *testing.T) {
 			}
 			require.ErrorContains(t, err, tt.want)
 			assert.NotContains(t, strings.ToLower(err.Error()), "s3cret")
+		})
+	}
+}
+
+// TestOfferOverAnother: two offers of which nothing was made ask for what they would
+// have asked for one after the other.
+func TestOfferOverAnother(t *testing.T) {
+	t.Parallel()
+	type C = connsettings.Connection
+	type own = map[connsettings.Signal]C
+	token := http.Header{"Authorization": {"t"}}
+	whole := C{Endpoint: "https://a", Headers: token}
+	for name, tt := range map[string]struct{ former, later, want connsettings.Offer }{
+		"the OpAMP connection": {
+			connsettings.Offer{OpAMP: &whole}, connsettings.Offer{OpAMP: &C{Endpoint: "https://b"}},
+			connsettings.Offer{OpAMP: &C{Endpoint: "https://b", Headers: token}},
+		},
+		"kinds that one of them has": {
+			connsettings.Offer{OpAMP: &whole, Others: map[string]C{"a": whole}}, connsettings.Offer{Own: own{connsettings.Logs: whole}},
+			connsettings.Offer{OpAMP: &whole, Others: map[string]C{"a": whole}, Own: own{connsettings.Logs: whole}},
+		},
+		"destinations": {
+			connsettings.Offer{Own: own{connsettings.Metrics: whole, connsettings.Traces: whole}},
+			connsettings.Offer{Own: own{connsettings.Metrics: {Endpoint: "https://b"}, connsettings.Logs: {Endpoint: "https://c"}}},
+			connsettings.Offer{Own: own{connsettings.Metrics: {Endpoint: "https://b", Headers: token}, connsettings.Traces: whole, connsettings.Logs: {Endpoint: "https://c"}}},
+		},
+		"a destination that is withdrawn": {
+			connsettings.Offer{Own: own{connsettings.Metrics: whole}}, connsettings.Offer{Own: own{connsettings.Metrics: {}}},
+			connsettings.Offer{Own: own{connsettings.Metrics: {}}},
+		},
+		"a destination that was withdrawn": {
+			connsettings.Offer{Own: own{connsettings.Metrics: {Headers: token}}}, connsettings.Offer{Own: own{connsettings.Metrics: {Endpoint: "https://b"}}},
+			connsettings.Offer{Own: own{connsettings.Metrics: {Endpoint: "https://b"}}},
+		},
+		"names": {
+			connsettings.Offer{Others: map[string]C{"a": whole, "gone": whole}},
+			connsettings.Offer{Others: map[string]C{"a": {Endpoint: "b:4317"}, "b": {}}},
+			connsettings.Offer{Others: map[string]C{"a": {Endpoint: "b:4317", Headers: token}, "b": {}}},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			tt.former.Hash, tt.later.Hash, tt.want.Hash = []byte("1"), []byte("2"), []byte("2")
+			former, later := tt.former, tt.later
+			former.Own, former.Others = maps.Clone(former.Own), maps.Clone(former.Others)
+			later.Own, later.Others = maps.Clone(later.Own), maps.Clone(later.Others)
+			assert.Equal(t, tt.want, later.Over(former))
+			assert.Equal(t, tt.former, former, "it is modified")
+			assert.Equal(t, tt.later, later, "it is modified")
 		})
 	}
 }
@@ -197,7 +249,7 @@ func TestValidateOffer(t *testing.T) {
 		require.ErrorContains(t, err, want)
 	}
 	for _, name := range []string{"", ".", "..", "a/b", "a b", "${x}", "é", "a\n", "\xff", strings.Repeat("x", 65)} {
-		require.ErrorContains(t, connsettings.Offer{Hash: []byte{1}, Others: map[string]C{name: {}}}.Validate(), "a name must have 1 to 64 characters", "%q", name)
+		require.ErrorContains(t, connsettings.Offer{Hash: []byte{1}, Others: map[string]C{name: {}}}.Validate(), "the name of a connection must have 1 to 64 characters", "%q", name)
 	}
 }
 
@@ -245,7 +297,7 @@ func TestTLSConfig(t *testing.T) {
 		t.Parallel()
 		l := local()
 		conf, err := C{
-			Certificate: &connsettings.Certificate{Cert: cert, Key: key, CA: ca.pem},
+			Certificate: &connsettings.Certificate{Cert: cert, Key: key},
 			TLS:         &T{CA: ca.pem, MinVersion: "1.1", MaxVersion: "TLSv1.2", CipherSuites: []string{"TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384"}},
 		}.TLSConfig(l)
 		require.NoError(t, err)
@@ -293,8 +345,7 @@ func TestTLSConfig(t *testing.T) {
 		require.NoError(t, err)
 		both.AddCert(ca.certificate)
 		assert.True(t, both.Equal(conf.RootCAs))
-		// The authority of a client's certificate is none for servers.
-		conf, err = C{Certificate: &connsettings.Certificate{Cert: cert, Key: key, CA: ca.pem}}.TLSConfig(nil)
+		conf, err = C{Certificate: &connsettings.Certificate{Cert: cert, Key: key}}.TLSConfig(nil)
 		require.NoError(t, err)
 		assert.Nil(t, conf.RootCAs)
 	})
@@ -350,9 +401,9 @@ func TestHandshake(t *testing.T) {
 		}
 		return err
 	}
-	c := connsettings.Connection{Certificate: &connsettings.Certificate{Cert: cert, Key: key, CA: ca.pem}}
+	c := connsettings.Connection{Certificate: &connsettings.Certificate{Cert: cert, Key: key}}
 	var unknown x509.UnknownAuthorityError
-	require.ErrorAs(t, get(c), &unknown, "the CA of the client's certificate is no authority")
+	require.ErrorAs(t, get(c), &unknown, "who issued the client's certificate is no authority")
 	c.TLS = &connsettings.TLS{CA: ca.pem}
 	require.NoError(t, get(c))
 	c.Certificate = nil

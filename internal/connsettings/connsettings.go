@@ -16,7 +16,7 @@ type Connection struct {
 	TLS         *TLS         `json:"tls,omitempty"`
 	Proxy       *Proxy       `json:"proxy,omitempty"`
 	// Heartbeat is the time between two messages of an idle agent; the OpAMP
-	// connection only.
+	// connection only. Zero for what is local; an hour at most.
 	Heartbeat time.Duration `json:"heartbeat,omitempty"`
 	// Other are further settings of a connection that has a name.
 	Other map[string]string `json:"other,omitempty"`
@@ -27,9 +27,6 @@ type Certificate struct {
 	Cert []byte `json:"cert,omitempty"`
 	// Key is empty if it is the one that was made here for a request.
 	Key []byte `json:"key,omitempty"`
-	// CA is kept for completeness, and never used as an authority (specification,
-	// TLSCertificate).
-	CA []byte `json:"ca,omitempty"`
 }
 
 // TLS says how a server is verified.

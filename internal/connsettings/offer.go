@@ -3,14 +3,11 @@ package connsettings
 import (
 	"errors"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
-)
 
-// connectionName matches the names that connections may have: they are part of paths
-// of values and of files. 64 characters are more than IDs of components have.
-var connectionName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+	"github.com/otelcol-opamp/otelcol-opamp/internal/opampuri"
+)
 
 // Validate returns everything that is wrong with an offer, as one error that names
 // the parts; it shows no secret.
@@ -35,8 +32,8 @@ func (o Offer) Validate() error {
 		add(o.Own[signal].Validate(string(signal)))
 	}
 	for _, name := range slices.Sorted(maps.Keys(o.Others)) {
-		if !validName(name) {
-			texts = append(texts, othersPrefix+`: a name must have 1 to 64 characters, which are letters, digits, ".", "_" or "-", and be neither "." nor ".."`)
+		if !opampuri.ValidName(name) {
+			texts = append(texts, othersPrefix+": "+opampuri.NameRule)
 			continue
 		}
 		add(o.Others[name].Validate(othersPrefix + "/" + name))
@@ -48,7 +45,8 @@ func (o Offer) Validate() error {
 }
 
 // Over returns what o and an offer before it, which nothing was made of yet, ask for
-// together: what o leaves out is as in former. It has the hash of o.
+// together: what o leaves out is as in former, of a single connection too. It has the
+// hash of o. The result shares its parts with both; none may be modified.
 func (o Offer) Over(former Offer) Offer {
 	switch {
 	case o.OpAMP == nil:
@@ -57,22 +55,28 @@ func (o Offer) Over(former Offer) Offer {
 		merged := o.OpAMP.Over(*former.OpAMP)
 		o.OpAMP = &merged
 	}
-	own := maps.Clone(former.Own)
-	if own == nil {
-		own = o.Own
+	if o.Own == nil {
+		o.Own = former.Own
+	} else if former.Own != nil {
+		own := maps.Clone(former.Own)
+		for signal, c := range o.Own {
+			if before := former.Own[signal]; c.Endpoint != "" && before.Endpoint != "" { // else one is withdrawn
+				c = c.Over(before)
+			}
+			own[signal] = c
+		}
+		o.Own = own
 	}
-	maps.Copy(own, o.Own)
-	o.Own = own
 	if o.Others == nil {
 		o.Others = former.Others
+	} else {
+		others := make(map[string]Connection, len(o.Others)) // names that are not in it are withdrawn
+		for name, c := range o.Others {
+			others[name] = c.Over(former.Others[name])
+		}
+		o.Others = others
 	}
 	return o
-}
-
-// validName reports whether a connection may have the name. "." and ".." are none:
-// files are named after connections.
-func validName(name string) bool {
-	return connectionName.MatchString(name) && name != "." && name != ".."
 }
 
 var signals = []Signal{Metrics, Traces, Logs}

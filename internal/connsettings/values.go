@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/otelcol-opamp/otelcol-opamp/internal/opampuri"
 )
 
 // ErrUnset is in the errors of [Values.Get] for values that could have been offered
@@ -91,7 +93,7 @@ func DecodeValues(data []byte) (Values, error) {
 		}
 	}
 	for name, d := range v.Others {
-		if !validName(name) {
+		if !opampuri.ValidName(name) {
 			return Values{}, fmt.Errorf("decoding the values of connections: %q is no name of a connection", name)
 		}
 		if err := d.check(); err != nil {
@@ -147,7 +149,7 @@ func (v Values) get(path, dir string) (string, error) {
 		return d.get(rest, dir, ok, "", first)
 	}
 	name, rest, _ := strings.Cut(rest, "/")
-	if !validName(name) {
+	if !opampuri.ValidName(name) {
 		return "", fmt.Errorf("%q is no name of a connection: write %s/<name>/<field>", name, othersPrefix)
 	}
 	d, ok := v.Others[name]

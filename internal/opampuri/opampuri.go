@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -37,8 +38,8 @@ type URI struct {
 //	field      = "endpoint" | "headers/" key | "proxy/url" | "other/" key |
 //	             "tls/" ( "ca_file" | "cert_file" | "key_file" | "min_version" | "insecure_skip_verify" )
 //
-// The name of a connection may have slashes. Parse's errors name the URI and what to
-// change.
+// The name of a connection is one of [ValidName]. Parse's errors name the URI and what
+// to change.
 func Parse(uri string) (URI, error) {
 	rest, ok := strings.CutPrefix(uri, Scheme+":")
 	if !ok {
@@ -99,6 +100,19 @@ func parseValue(uri, name, fragment string) (URI, error) {
 // others begins the paths of connections that have a name.
 const others = "other_connections"
 
+// connectionName matches the names that connections may have: they are part of paths
+// of values and of files. 64 characters are more than IDs of components have.
+var connectionName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+
+// NameRule says in words what [ValidName] allows.
+const NameRule = `the name of a connection must have 1 to 64 characters, which are letters, digits, ".", "_" or "-", and be neither "." nor ".."`
+
+// ValidName reports whether a connection may have the name. "." and ".." are none:
+// files are named after connections.
+func ValidName(name string) bool {
+	return connectionName.MatchString(name) && name != "." && name != ".."
+}
+
 // Fields of the part tls.
 var tlsFields = []string{"ca_file", "cert_file", "key_file", "min_version", "insecure_skip_verify"}
 
@@ -108,15 +122,18 @@ func checkPath(path string) error {
 	case "own_metrics", "own_traces", "own_logs":
 		return checkField(path, rest)
 	case others:
-		if Field(path) == "" {
-			// The name has slashes, or is followed by what is no field.
-			_, field, ok := strings.Cut(rest, "/")
-			if !ok || rest == "" || rest[0] == '/' {
-				return fmt.Errorf("the value %q needs a name and a field: write %s/<name>/endpoint, for example", path, others)
-			}
-			return checkField(path, field)
+		name, field, ok := strings.Cut(rest, "/")
+		if !ok || name == "" {
+			return fmt.Errorf("the value %q needs a name and a field: write %s/<name>/endpoint, for example", path, others)
 		}
-		return nil
+		if !ValidName(name) {
+			return fmt.Errorf("the value %q: %q is no name of a connection: %s", path, name, NameRule)
+		}
+		err := checkField(path, field)
+		if err != nil && strings.Contains(field, "/") { // perhaps meant for a part of the name
+			return fmt.Errorf("%w; %s", err, NameRule)
+		}
+		return err
 	default:
 		return fmt.Errorf("the value %q begins with none of own_metrics, own_traces, own_logs and %s", path, others)
 	}
@@ -125,19 +142,14 @@ func checkPath(path string) error {
 // Field returns the part of a valid path of a value that follows the connection,
 // such as "endpoint"; empty if the path is not valid.
 func Field(path string) string {
-	connection, rest, _ := strings.Cut(path, "/")
-	if connection != others {
-		if checkPath(path) != nil {
-			return ""
-		}
-		return rest
+	if checkPath(path) != nil {
+		return ""
 	}
-	for i, c := range rest {
-		if c == '/' && i > 0 && checkField(path, rest[i+1:]) == nil {
-			return rest[i+1:]
-		}
+	connection, field, _ := strings.Cut(path, "/")
+	if connection == others {
+		_, field, _ = strings.Cut(field, "/")
 	}
-	return ""
+	return field
 }
 
 func checkField(path, field string) error {

@@ -2,6 +2,7 @@ package opampuri_test
 
 import (
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -37,7 +38,9 @@ func TestParse(t *testing.T) {
 		{uri: "opamp:#own_metrics/endpoint", want: opampuri.URI{Value: "own_metrics/endpoint"}},
 		{uri: "opamp:edge#own_logs/tls/ca_file", want: opampuri.URI{Name: "edge", Value: "own_logs/tls/ca_file"}},
 		{uri: "opamp:#other_connections/b/headers/X-Key", want: opampuri.URI{Value: "other_connections/b/headers/X-Key"}},
-		{uri: "opamp:#other_connections/otlp/b/endpoint", want: opampuri.URI{Value: "other_connections/otlp/b/endpoint"}},
+		{uri: "opamp:#other_connections/B-1_x.y/endpoint", want: opampuri.URI{Value: "other_connections/B-1_x.y/endpoint"}},
+		{uri: "opamp:#other_connections/" + strings.Repeat("x", 64) + "/endpoint", want: opampuri.URI{Value: "other_connections/" + strings.Repeat("x", 64) + "/endpoint"}},
+		{uri: "opamp:#other_connections/endpoint/endpoint", want: opampuri.URI{Value: "other_connections/endpoint/endpoint"}},
 		{uri: "opamp:#other_connections/b/other/a/b", want: opampuri.URI{Value: "other_connections/b/other/a/b"}},
 		{uri: "opamp:#other_connections/b/proxy/url:-", want: opampuri.URI{Value: "other_connections/b/proxy/url", Default: new("")}},
 		{
@@ -57,6 +60,12 @@ func TestParse(t *testing.T) {
 		{uri: "opamp:#own_metrics/other/", wantErr: `there is no field "other/"`},
 		{uri: "opamp:#other_connections/b", wantErr: `"other_connections/b" needs a name and a field: write other_connections/<name>/endpoint`},
 		{uri: "opamp:#other_connections//endpoint", wantErr: "needs a name and a field"},
+		{uri: "opamp:#other_connections/otlp/backend/endpoint", wantErr: `there is no field "backend/endpoint": there are endpoint, headers/<key>, tls/<field>, proxy/url and other/<key>; the name of a connection must have 1 to 64 characters, which are letters, digits, ".", "_" or "-", and be neither "." nor ".."`},
+		{uri: "opamp:#other_connections/a b/endpoint", wantErr: `the value "other_connections/a b/endpoint": "a b" is no name of a connection: the name of a connection must have 1 to 64 characters`},
+		{uri: "opamp:#other_connections/é/endpoint", wantErr: `"é" is no name of a connection`},
+		{uri: "opamp:#other_connections/./endpoint", wantErr: `"." is no name of a connection`},
+		{uri: "opamp:#other_connections/../endpoint", wantErr: `".." is no name of a connection`},
+		{uri: "opamp:#other_connections/" + strings.Repeat("x", 65) + "/endpoint", wantErr: "is no name of a connection"},
 		{uri: "opamp:#other_connections/b/token", wantErr: `there is no field "token"`},
 		{uri: "opamp:edge?state_dir=/x#own_logs/endpoint", wantErr: `parameters belong to the opamp: URI of --config, not to that of a value: use "opamp:edge#own_logs/endpoint"`},
 	} {
@@ -79,8 +88,8 @@ func TestField(t *testing.T) {
 		"own_metrics/endpoint":                    "endpoint",
 		"own_traces/headers/X-Key":                "headers/X-Key",
 		"other_connections/b/other/x":             "other/x",
-		"other_connections/otlp/b/tls/ca_file":    "tls/ca_file",
-		"other_connections/other/b/proxy/url":     "proxy/url",
+		"other_connections/b/tls/ca_file":         "tls/ca_file",
+		"other_connections/otlp/b/tls/ca_file":    "",
 		"other_connections/b":                     "",
 		"own_metrics/b/endpoint":                  "",
 		"other_connections/b/tls/min_version/1.2": "",
@@ -99,7 +108,7 @@ func TestCheckRefusesAValue(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	f.Add("opamp:edge?state_dir=/x")
-	f.Add("opamp:edge#other_connections/otlp/b/headers/X-Key:-none")
+	f.Add("opamp:edge#other_connections/b/headers/X-Key:-none")
 	f.Add("opamp:#own_metrics/tls/ca_file")
 	f.Add("opamp:#own_logs/endpoint:-")
 	f.Add("opamp:?guard=true&state_dir=/x")

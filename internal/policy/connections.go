@@ -34,9 +34,6 @@ type ConnectionsLocal struct {
 	InUse connsettings.Connection
 	// HasAuth says that an extension authenticates this agent.
 	HasAuth bool
-	// AuthHeaders are headers that this extension is known to set, besides
-	// Authorization.
-	AuthHeaders []string
 }
 
 // CheckConnections returns a [RefusalError] if the connections of an offer may not
@@ -109,8 +106,7 @@ func (c *connections) opamp(at string, offered *connsettings.Connection) {
 	}
 	c.protocolHeaders(at+": headers", offered.Headers)
 	for _, name := range slices.Sorted(maps.Keys(offered.Headers)) {
-		isName := func(other string) bool { return strings.EqualFold(name, other) }
-		if isName("Authorization") || slices.ContainsFunc(c.local.AuthHeaders, isName) {
+		if strings.EqualFold(name, "Authorization") {
 			c.replacesAuth(at+": headers: "+short(name), "is a header of the extension that authenticates")
 		}
 	}

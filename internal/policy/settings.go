@@ -155,8 +155,9 @@ type ConnectionSettings struct {
 	// of TLS and, for the connection to the server, other authorities.
 	// (default = false)
 	MayWeakenTLS bool `mapstructure:"may_weaken_tls"`
-	// MayReplaceAuth allows headers that replace those of the extension which
-	// authenticates this agent. (default = false)
+	// MayReplaceAuth allows the header Authorization, and a user name in the endpoint,
+	// beside an extension that authenticates this agent; offered headers then replace
+	// those of the extension. (default = false)
 	MayReplaceAuth bool `mapstructure:"may_replace_auth"`
 
 	// prevent unkeyed literal initialization

@@ -20,15 +20,17 @@ import (
 
 // heard is what the latest message of the server's has brought. opamp-go tells it
 // in pieces, one after the other on one goroutine, and does not say when it is
-// through: that is when the next message comes, or after [settleAfter].
+// through. A message with an offer, whose parts belong together however long the
+// process is held up between them, is over when the client turns to what comes next:
+// see [heard.next]. Any other is over after [settleAfter], or with the next message.
 type heard struct {
 	status bool        // the client reports the status of offers by itself
-	timer  *time.Timer // runs out after settleAfter
+	timer  *time.Timer // runs out when the message is over
 
 	mu       sync.Mutex          // guards everything below; held during the callbacks told here
 	answered bool                // and this was not yet told
-	hash     []byte              // of the message's offer; empty for none
 	offer    *connsettings.Offer // not yet told; nil for none
+	inside   bool                // the client may have more parts of the offer
 	nameless bool                // an offer without a hash was told of in this session
 }
 
@@ -48,9 +50,23 @@ func (s *Session) settle() {
 		case <-s.heard.timer.C:
 			s.keepInterval()
 			s.heard.mu.Lock()
-			s.tellLocked()
+			if !s.heard.inside { // else the timer was that of the message before
+				s.tellLocked()
+			}
 			s.heard.mu.Unlock()
 		}
+	}
+}
+
+// next is called when the client turns to what comes after a message: over
+// WebSocket it reads from the connection, over HTTP it makes the next request, and
+// that at once, because it has the status of the offer to report. A test pins both.
+func (h *heard) next() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.inside {
+		h.inside = false
+		h.timer.Reset(0)
 	}
 }
 
@@ -58,7 +74,7 @@ func (s *Session) settle() {
 func (s *Session) tellLocked() {
 	h := s.heard
 	answered, offer := h.answered, h.offer
-	h.answered, h.offer = false, nil
+	h.answered, h.offer, h.inside = false, nil, false
 	if s.ending() {
 		return
 	}
@@ -73,16 +89,11 @@ func (s *Session) tellLocked() {
 // knowOffer makes the client take an offer with this hash for one that it had before:
 // a new client would report it as being applied, and pass it on.
 func knowOffer(c client.OpAMPClient, s SettingsStatus) {
-	common := field(reflect.ValueOf(c), "common")
-	if s.Open || len(s.Hash) == 0 || !common.IsValid() || !common.CanAddr() {
+	if s.Open || len(s.Hash) == 0 {
 		return
 	}
-	state := field(common.Addr(), "ClientSyncedState")
-	if !state.IsValid() {
-		return
-	}
-	if known, ok := reflect.TypeAssert[interface{ SetLastConnectionSettingsHash([]byte) }](state.Addr()); ok {
-		known.SetLastConnectionSettingsHash(s.Hash)
+	if state := stateOf(c); state != nil {
+		state.SetLastConnectionSettingsHash(s.Hash)
 	}
 }
 
@@ -94,14 +105,15 @@ func (s *Session) heardMessage(m *types.MessageData) {
 	s.tellLocked()
 	h.timer.Reset(settleAfter)
 	h.answered = true
-	h.hash = bytes.Clone(m.OfferedConnectionsSettingsHash)
 	if !h.status {
 		return
 	}
-	own := ownOf(m)
+	own, hash := ownOf(m), bytes.Clone(m.OfferedConnectionsSettingsHash)
 	switch {
-	case len(h.hash) > 0:
-		h.offer = &connsettings.Offer{Hash: h.hash, Own: own, Others: othersOf(m.OtherConnSettings)}
+	case len(hash) > 0:
+		h.timer.Stop()
+		h.inside = true
+		h.offer = &connsettings.Offer{Hash: hash, Own: own, Others: othersOf(m.OtherConnSettings)}
 	case own != nil || m.OtherConnSettings != nil:
 		s.namelessLocked()
 	}
@@ -112,13 +124,9 @@ func (s *Session) heardOpAMP(c *protobufs.OpAMPConnectionSettings) {
 	h := s.heard
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.hash) == 0 {
+	if h.offer == nil {
 		s.namelessLocked()
 		return
-	}
-	if h.offer == nil { // the client was stopped in between for longer than settleAfter
-		h.offer = &connsettings.Offer{Hash: h.hash}
-		h.timer.Reset(settleAfter)
 	}
 	h.offer.OpAMP = connectionFrom(c)
 	h.offer.OpAMP.Heartbeat = seconds(c.GetHeartbeatIntervalSeconds())
@@ -157,6 +165,7 @@ func (s *Session) namelessLocked() {
 type syncedState interface {
 	ConnectionSettingsStatus() *protobufs.ConnectionSettingsStatus
 	SetConnectionSettingsStatus(*protobufs.ConnectionSettingsStatus) error
+	SetLastConnectionSettingsHash(hash []byte)
 }
 
 // stateOf returns what a client remembers; nil if it is not what it is expected to
@@ -217,17 +226,14 @@ func (s *Session) RequestCertificate(csr []byte) error {
 	if len(csr) == 0 {
 		return errors.New("requesting a certificate from the OpAMP server: the request is empty")
 	}
-	if err := s.client.RequestConnectionSettings(certificateRequest(csr)); err != nil {
+	request := &protobufs.ConnectionSettingsRequest{Opamp: &protobufs.OpAMPConnectionSettingsRequest{
+		CertificateRequest: &protobufs.CertificateRequest{Csr: bytes.Clone(csr)},
+	}}
+	if err := s.client.RequestConnectionSettings(request); err != nil {
 		return fmt.Errorf("requesting a certificate from the OpAMP server: %w", err)
 	}
 	s.report()
 	return nil
-}
-
-func certificateRequest(csr []byte) *protobufs.ConnectionSettingsRequest {
-	return &protobufs.ConnectionSettingsRequest{Opamp: &protobufs.OpAMPConnectionSettingsRequest{
-		CertificateRequest: &protobufs.CertificateRequest{Csr: bytes.Clone(csr)},
-	}}
 }
 
 func (s SettingsStatus) protobuf() *protobufs.ConnectionSettingsStatus {
@@ -256,7 +262,9 @@ type parts interface {
 func connectionFrom(p parts) *connsettings.Connection {
 	c := &connsettings.Connection{Endpoint: p.GetDestinationEndpoint(), Headers: headersFrom(p.GetHeaders())}
 	if m := p.GetCertificate(); m != nil {
-		c.Certificate = &connsettings.Certificate{Cert: m.GetCert(), Key: m.GetPrivateKey(), CA: m.GetCaCert()}
+		// Its authority is never used as one (specification, TLSCertificate): with it,
+		// settings that mean the same would differ.
+		c.Certificate = &connsettings.Certificate{Cert: m.GetCert(), Key: m.GetPrivateKey()}
 	}
 	if m := p.GetTls(); m != nil {
 		c.TLS = &connsettings.TLS{

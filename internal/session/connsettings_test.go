@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -85,7 +86,7 @@ func fullOffer() (*protobufs.ConnectionSettingsOffers, connsettings.Offer) {
 		OpAMP: &connsettings.Connection{
 			Endpoint:    "wss://server.example/v1/opamp",
 			Headers:     http.Header{"Authorization": {"Bearer x"}, "X-Many": {"1", "2"}},
-			Certificate: &connsettings.Certificate{Cert: []byte("cert"), Key: []byte("key"), CA: []byte("ca")},
+			Certificate: &connsettings.Certificate{Cert: []byte("cert"), Key: []byte("key")}, // what it comes with is no authority
 			TLS: &connsettings.TLS{
 				CA: []byte("pem"), SystemCAs: true, InsecureSkipVerify: true,
 				MinVersion: "1.2", MaxVersion: "TLSv1.3", CipherSuites: []string{"a", "b"},
@@ -132,6 +133,49 @@ func TestOfferOfConnectionSettings(t *testing.T) {
 		full := server.until(t, func(m *protobufs.AgentToServer) bool { return m.GetAgentDescription() != nil })
 		assert.Equal(t, "opamp: no�", full.GetConnectionSettingsStatus().GetErrorMessage())
 		assert.Empty(t, events.settings, "it came twice")
+	})
+}
+
+// stallingLogger holds the client up where it logs that it refuses an interval of 0,
+// which over HTTP is between a message and the part for the OpAMP connection.
+type stallingLogger struct{ stall func() }
+
+func (stallingLogger) Debugf(string, ...any) {}
+
+func (l stallingLogger) Errorf(format string, _ ...any) {
+	if strings.HasPrefix(format, "Failed to set heartbeat interval") {
+		l.stall()
+	}
+}
+
+// TestOfferIsToldWholeHoweverLongItTakes the client to get through the message.
+func TestOfferIsToldWholeHoweverLongItTakes(t *testing.T) {
+	t.Parallel()
+	transports(t, func(t *testing.T, transport session.Transport) {
+		server := startServer(t, nil)
+		sent, want := fullOffer()
+		sent.Opamp.HeartbeatIntervalSeconds, want.OpAMP.Heartbeat = 0, 0
+		server.reply(&protobufs.ServerToAgent{
+			RemoteConfig: &protobufs.AgentRemoteConfig{ConfigHash: []byte("c")}, ConnectionSettings: sent,
+		})
+		set, events := settings(t, transport, server.url(transport))
+		set.Capabilities = allSettings(set.Capabilities)
+		stalled := make(chan struct{}, 1000)
+		stall := func() {
+			stalled <- struct{}{}
+			select {
+			case o := <-events.settings:
+				assert.Fail(t, "it is told while the client is inside the message", "%+v", o)
+			case <-time.After(3 * session.SettleAfter):
+			}
+		}
+		set.Callback.Offered = func(remoteconfig.Offer) { stall() }
+		set.Log = stallingLogger{stall}
+		start(t, set)
+		assert.Equal(t, want, events.nextSettings(t))
+		if transport == session.HTTP {
+			assert.Len(t, stalled, 2, "once in the message, once behind it")
+		}
 	})
 }
 
@@ -401,24 +445,22 @@ func TestEveryAnswerIsTold(t *testing.T) {
 	})
 }
 
-// TestCertificateRequest is sent with the first message, and whenever the agent
-// asks.
+// TestCertificateRequest is sent once each time the agent asks.
 func TestCertificateRequest(t *testing.T) {
 	t.Parallel()
 	transports(t, func(t *testing.T, transport session.Transport) {
 		server := startServer(t, nil)
 		set, _ := settings(t, transport, server.url(transport))
-		set.CertificateRequest = []byte("csr 1")
 		s := start(t, set)
 		csr := func(m *protobufs.AgentToServer) string {
 			return string(m.GetConnectionSettingsRequest().GetOpamp().GetCertificateRequest().GetCsr())
 		}
-		first := server.next(t)
-		assert.Equal(t, "csr 1", csr(first))
-		assert.NotNil(t, first.GetAgentDescription())
-		assert.Empty(t, csr(server.nextAfter(t, s)), "it is sent once")
-		require.NoError(t, s.RequestCertificate([]byte("csr 2")))
-		server.until(t, func(m *protobufs.AgentToServer) bool { return csr(m) == "csr 2" })
+		assert.Empty(t, csr(server.next(t)))
+		for _, want := range []string{"csr 1", "csr 2"} {
+			require.NoError(t, s.RequestCertificate([]byte(want)))
+			server.until(t, func(m *protobufs.AgentToServer) bool { return csr(m) == want })
+			assert.Empty(t, csr(server.nextAfter(t, s)), "it is sent once")
+		}
 	})
 }
 

@@ -30,7 +30,10 @@ func (s *Session) dial(ctx context.Context, network, addr string) (net.Conn, err
 	if err != nil {
 		return nil, err
 	}
-	return counted{conn, s.counters}, nil
+	if s.transport != nil { // it reads whenever it likes
+		return counted{conn, s.counters, func() {}}, nil
+	}
+	return counted{conn, s.counters, s.heard.next}, nil
 }
 
 // A peer that is gone without a word is noticed by TCP within unanswered, whether
@@ -58,10 +61,12 @@ func dialer() *net.Dialer {
 // counted is a connection whose bytes are counted and whose writes are bounded.
 type counted struct {
 	net.Conn
-	c *Counters
+	c       *Counters
+	reading func() // called before each read
 }
 
 func (c counted) Read(p []byte) (int, error) {
+	c.reading()
 	n, err := c.Conn.Read(p)
 	c.c.BytesReceived.Add(uint64(n)) //nolint:gosec // never negative
 	return n, err

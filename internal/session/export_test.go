@@ -62,7 +62,10 @@ func (p *Pace) Next() time.Duration                      { return p.next() }
 var Dialer = dialer
 
 // Counted returns conn as sessions use it.
-func Counted(conn net.Conn) net.Conn { return counted{conn, &Counters{}} }
+func Counted(conn net.Conn) net.Conn { return counted{conn, &Counters{}, func() {}} }
 
 // HeartbeatInterval is the one that the client goes by.
 func (s *Session) HeartbeatInterval() time.Duration { return heartbeatsOf(s.client).interval() }
+
+// SettleAfter is the time after which a message is told that brought no offer.
+const SettleAfter = settleAfter

@@ -77,8 +77,9 @@ func spread(interval time.Duration) time.Duration {
 	return (interval - upTo(interval/spreading)).Round(time.Millisecond)
 }
 
-// settleAfter is the time after a message from the server in which the client is
-// done with it: it works on it for microseconds, and tells nobody when it is done.
+// settleAfter is the time after a message from the server, without an offer of
+// connection settings, in which the client is done with it: it works on it for
+// microseconds, and tells nobody when it is done.
 const settleAfter = 100 * time.Millisecond
 
 // logIgnored is what the client logs right after it took over an interval from an

@@ -126,6 +126,7 @@ func Start(ctx context.Context, set Settings) (*Session, error) {
 		start.BackoffPolicy = func() types.BackoffPolicy { return pauses{s.pace} }
 		// Called once per message, and not under the client's time limit.
 		start.HeaderFunc = func(h http.Header) http.Header {
+			s.heard.next()
 			s.pace.wait(s.stopping)
 			return h
 		}
@@ -179,11 +180,6 @@ func (s *Session) setInitial(set Settings) error {
 	capabilities := set.Capabilities.protobuf()
 	if set.Capabilities.connectionSettings() {
 		s.status.Store(set.Initial.Settings.protobuf())
-	}
-	if len(set.CertificateRequest) > 0 {
-		if err := s.client.RequestConnectionSettings(certificateRequest(set.CertificateRequest)); err != nil {
-			return err
-		}
 	}
 	return s.client.SetCapabilities(&capabilities)
 }

@@ -48,9 +48,6 @@ type Settings struct {
 	// RequestInstanceUID asks the server for another one, which comes back through
 	// the callback Identified.
 	RequestInstanceUID bool
-	// CertificateRequest is a CSR in PEM that is sent with the first message, as by
-	// [Session.RequestCertificate]; nil for none.
-	CertificateRequest []byte
 	// Capabilities are announced to the server.
 	Capabilities Capabilities
 	// Initial is what the first message reports.
