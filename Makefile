@@ -157,7 +157,7 @@ bench-rollback-small: $(SMALL) $(SUPERVISED) $(SUPERVISOR) ## The same with the 
 	@cd testbed && $(GO) run ./cmd/benchrollback -collector ../$(SMALL) -supervised ../$(SUPERVISED) -supervisor ../$(SUPERVISOR) $(BENCHFLAGS)
 
 .PHONY: bench-fleet
-bench-fleet: $(FLEET) ## Measure N agents without Collectors and one server (N=200,500,1000,2000 takes about 12 minutes; flags: BENCHFLAGS)
+bench-fleet: $(FLEET) ## Measure N agents without Collectors and one server (N=200,500,1000,2000 takes about 15 minutes; flags: BENCHFLAGS)
 	@echo "==> measuring a fleet"
 	@cd testbed && $(GO) run ./cmd/benchfleet -fleet ../$(FLEET) -json ../bin/fleet.json $(if $(N),-n $(N)) $(BENCHFLAGS)
 

@@ -205,13 +205,16 @@ func (s *Server) Stop(ctx context.Context) error {
 	}
 	s.mu.Unlock()
 
+	// First the listener: who is told 503 because it came back too soon stays away
+	// for half a minute and more.
+	closed := s.http.Close()
 	// The library does not know how to end the WebSocket connections that it
 	// serves: closing the socket under it makes its read fail.
 	for _, c := range raw {
 		_ = c.Conn.Close() // the peer may have closed it already
 	}
-	if err := s.http.Close(); err != nil {
-		return fmt.Errorf("closing the listener: %w", err)
+	if closed != nil {
+		return fmt.Errorf("closing the listener: %w", closed)
 	}
 	ended := make(chan struct{})
 	go func() {
