@@ -137,8 +137,8 @@ fuzz: ## Run each fuzz target for 30 s
 			echo "==> $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime 30s $$p || exit 1; done; done
 
 .PHONY: bench
-bench: $(FULL) $(SMALL) $(SUPERVISED_FULL) $(SUPERVISED) $(SUPERVISOR) ## Measure everything beside contrib's supervisor (25 minutes; flags: BENCHFLAGS)
-	@echo "==> measuring (about 25 minutes)"
+bench: $(FULL) $(SMALL) $(SUPERVISED_FULL) $(SUPERVISED) $(SUPERVISOR) ## Measure everything beside contrib's supervisor (20 minutes; flags: BENCHFLAGS)
+	@echo "==> measuring (about 20 minutes)"
 	@cd testbed && $(GO) run ./cmd/bench -collector ../$(FULL) -supervised ../$(SUPERVISED_FULL) -supervisor ../$(SUPERVISOR) \
 		-small-collector ../$(SMALL) -small-supervised ../$(SUPERVISED) -json ../docs/benchmarks.json $(BENCHFLAGS)
 

@@ -50,7 +50,7 @@ func (r *report) add(row string, sys compare.System, value float64) {
 
 func (r *report) tell(format string, args ...any) {
 	if r.progress != nil {
-		fmt.Fprintf(r.progress, format+"\n", args...)
+		_, _ = fmt.Fprintf(r.progress, format+"\n", args...) // a convenience
 	}
 }
 

@@ -131,16 +131,6 @@ func (w *World) observe(ctx context.Context, load *clients, c candidate, mark st
 	if err := load.steady(ctx); err != nil {
 		return sent.time, err
 	}
-	if !w.system.Managed && load.patient != nil {
-		// Elsewhere the trial takes as long: a patient client that was refused is
-		// served again by then, and if it was not, it is in the figures.
-		if err := pause(ctx, patientDelay); err != nil {
-			return sent.time, err
-		}
-		if err := load.patientServed(ctx); err != nil {
-			return sent.time, err
-		}
-	}
 	measured.Connections = w.server.Connections() - connections
 	return sent.time, nil
 }

@@ -8,10 +8,6 @@ import (
 	"github.com/otelcol-opamp/otelcol-opamp/testbed/load"
 )
 
-// patientDelay is longer than gRPC's default first delay before it connects again,
-// with its random part: 1 s and a fifth.
-const patientDelay = 1200 * time.Millisecond
-
 // clients are what puts load on a system.
 type clients struct {
 	*load.Generator
