@@ -187,11 +187,13 @@ func TestOfferOverAnother(t *testing.T) {
 	whole := C{Endpoint: "https://a", Headers: token}
 	for name, tt := range map[string]struct{ former, later, want connsettings.Offer }{
 		"the OpAMP connection": {
-			connsettings.Offer{OpAMP: &whole}, connsettings.Offer{OpAMP: &C{Endpoint: "https://b"}},
+			connsettings.Offer{OpAMP: &whole},
+			connsettings.Offer{OpAMP: &C{Endpoint: "https://b"}},
 			connsettings.Offer{OpAMP: &C{Endpoint: "https://b", Headers: token}},
 		},
 		"kinds that one of them has": {
-			connsettings.Offer{OpAMP: &whole, Others: map[string]C{"a": whole}}, connsettings.Offer{Own: own{connsettings.Logs: whole}},
+			connsettings.Offer{OpAMP: &whole, Others: map[string]C{"a": whole}},
+			connsettings.Offer{Own: own{connsettings.Logs: whole}},
 			connsettings.Offer{OpAMP: &whole, Others: map[string]C{"a": whole}, Own: own{connsettings.Logs: whole}},
 		},
 		"destinations": {
@@ -200,11 +202,13 @@ func TestOfferOverAnother(t *testing.T) {
 			connsettings.Offer{Own: own{connsettings.Metrics: {Endpoint: "https://b", Headers: token}, connsettings.Traces: whole, connsettings.Logs: {Endpoint: "https://c"}}},
 		},
 		"a destination that is withdrawn": {
-			connsettings.Offer{Own: own{connsettings.Metrics: whole}}, connsettings.Offer{Own: own{connsettings.Metrics: {}}},
+			connsettings.Offer{Own: own{connsettings.Metrics: whole}},
+			connsettings.Offer{Own: own{connsettings.Metrics: {}}},
 			connsettings.Offer{Own: own{connsettings.Metrics: {}}},
 		},
 		"a destination that was withdrawn": {
-			connsettings.Offer{Own: own{connsettings.Metrics: {Headers: token}}}, connsettings.Offer{Own: own{connsettings.Metrics: {Endpoint: "https://b"}}},
+			connsettings.Offer{Own: own{connsettings.Metrics: {Headers: token}}},
+			connsettings.Offer{Own: own{connsettings.Metrics: {Endpoint: "https://b"}}},
 			connsettings.Offer{Own: own{connsettings.Metrics: {Endpoint: "https://b"}}},
 		},
 		"names": {
