@@ -87,8 +87,9 @@ func (m *Machine) started() {
 		m.await(ApplyTimer)
 	}
 	if c := m.record.Candidate; c != nil && m.state == Applying {
+		// Not persisted: to the next process it is as good as retrieved, and the host
+		// waits for this.
 		c.Phase = PhaseStarted
-		m.persist(false)
 	}
 }
 

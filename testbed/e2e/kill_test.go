@@ -21,8 +21,8 @@ const timesVariable = "OTELCOL_OPAMP_E2E_KILLS"
 func killPoints() map[string]int {
 	points := map[string]int{
 		// At every start some records are written before any offer comes.
-		"statedir.*":         40,
-		"rollout.persist":    6,
+		"statedir.*":         32,
+		"rollout.persist":    5,
 		"rollout.check":      1,
 		"rollout.trigger":    1,
 		"rollout.serve":      2,
@@ -36,7 +36,7 @@ func killPoints() map[string]int {
 			if step == "keep" && record == "bodies" {
 				continue // only the record has generations
 			}
-			points["statedir."+step+":"+record] = map[string]int{"rollout": 6, "bodies": 1}[record]
+			points["statedir."+step+":"+record] = map[string]int{"rollout": 5, "bodies": 1}[record]
 		}
 	}
 	return points
