@@ -28,11 +28,9 @@ func verdictContext(args []string) string {
 	}
 	for _, arg := range args {
 		add("argument %q\n", arg)
-		value := arg
-		if strings.HasPrefix(arg, "-") {
-			_, value, _ = strings.Cut(arg, "=")
-		}
-		value = strings.TrimPrefix(value, "file:")
+	}
+	for _, uri := range configURIs(args) { // other arguments may name files that change, such as logs
+		value := strings.TrimPrefix(uri, "file:")
 		if info, err := os.Stat(value); err == nil && info.Mode().IsRegular() {
 			add("file %d %d\n", info.Size(), info.ModTime().UnixNano())
 			hashFile(h, value)
