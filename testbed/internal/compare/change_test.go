@@ -3,7 +3,9 @@ package compare
 import (
 	"context"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -59,6 +61,9 @@ func TestWatchLoad(t *testing.T) {
 // to look.
 func TestSignal(t *testing.T) {
 	t.Parallel()
+	if signal.Ignored(syscall.SIGHUP) {
+		t.Skip("SIGHUP is ignored, as under nohup: a shell cannot listen for it then")
+	}
 	w := straight(t, "sh", "-c", `trap "echo seen" HUP; echo ready; while :; do sleep 0.01; done`)
 	require.NoError(t, w.service.running().WaitLog(patiently(t), "ready"))
 	sent := w.offer(candidate{raw: "the text\n"}, "")
