@@ -3,8 +3,12 @@
 package e2e_test
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -23,6 +27,11 @@ func TestCommandsBesideTheLiveProcessChangeNothing(t *testing.T) {
 	l := w.load(w.receiver)
 	w.apply(agent, marking("remote"))
 	w.seen("remote")
+	shown := filepath.Join(w.state, "opamp", "state.json")
+	require.Eventually(t, func() bool { // it is written behind the report
+		state, err := os.ReadFile(shown)
+		return err == nil && strings.Contains(string(state), `"state": "idle"`)
+	}, patience, time.Millisecond)
 	reloads, messages := c.count(logReload), w.server.Mark()
 	before := files(t, w.state)
 	require.NotEmpty(t, before)

@@ -38,7 +38,7 @@ func TestWhereTheProcessCannotBeReplaced(t *testing.T) {
 		},
 		"no cobra, and a panic": {
 			"agent.finalize=error", "panic_start: true",
-			"the process ended while this configuration was in trial (phase started); before that: panic: ",
+			"the process ended while this configuration was in trial (phase retrieved); before that: panic: ",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
