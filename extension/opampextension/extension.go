@@ -91,9 +91,11 @@ func (e *opampExtension) Start(ctx context.Context, host component.Host) error {
 	e.stopProcess = func() error { return nil }
 	if e.cfg.Capabilities.ReportsOwnMetrics {
 		meter := e.set.MeterProvider.Meter(metadata.ScopeName)
-		if e.stopProcess, err = observeProcess(meter); err != nil {
-			e.telemetry.Shutdown()
-			return errors.Join(err, lease.Release(ctx))
+		// A system on which they cannot be read is no reason not to start.
+		if stop, err := observeProcess(meter); err == nil {
+			e.stopProcess = stop
+		} else {
+			e.set.Logger.Warn("The metrics of the process (process.*) are not reported", zap.Error(err))
 		}
 	}
 	e.lease.Store(lease)

@@ -139,14 +139,17 @@ func (a *Agent) loadConnections() {
 	c := &a.connections
 	record, err := a.store.connections(connectionsName)
 	c.record = record
-	if lost(err) && !errors.Is(err, fs.ErrNotExist) {
-		if former, formerErr := a.store.connections(statedir.PreviousName(connectionsName)); formerErr == nil {
+	if lost(err) {
+		switch former, formerErr := a.store.connections(statedir.PreviousName(connectionsName)); {
+		case formerErr == nil:
 			// Without a key and a certificate the agent might not be let in any more.
-			a.log.Load().Warn("The record of what the server offered of connections is damaged; using its previous generation", zap.Error(err))
+			a.log.Load().Warn("The record of what the server offered of connections is damaged or missing; using its previous generation", zap.Error(err))
 			for _, note := range a.store.aside(connectionsName, err) {
 				a.log.Load().Warn("State folder", zap.String("note", note))
 			}
 			c.record, err = former, nil
+		case !lost(formerErr):
+			err = formerErr
 		}
 	}
 	switch {
@@ -287,9 +290,7 @@ func (a *Agent) acceptSettings(c *session.Capabilities) {
 // acceptsAny reports whether any connection settings are accepted, without which
 // there is no status.
 func (a *Agent) acceptsAny() bool {
-	var c session.Capabilities
-	a.acceptSettings(&c)
-	return c != session.Capabilities{}
+	return a.accepts() != accepts{}
 }
 
 func short(hash string) string { return remoteconfig.Ref{Hash: hash, Digest: hash}.String() }
