@@ -628,7 +628,17 @@ func TestDamagedRecordOfConnections(t *testing.T) {
 	s.offers(t, "h1", &protobufs.ConnectionSettingsOffers{Opamp: &protobufs.OpAMPConnectionSettings{DestinationEndpoint: other.url}})
 	other.waitSettings(t, "h1", settingsApplied)
 	record := filepath.Join(folderOf(h), "connection_settings")
+	// As if a process had ended right after it moved a damaged one aside.
 	next, running := h.again()
+	require.NoError(t, os.Remove(record))
+	other.mu.Lock()
+	other.settings = nil
+	other.mu.Unlock()
+	next.start()
+	receive(t, running)
+	other.waitSettings(t, "h1", settingsApplied)
+
+	next, running = next.again()
 	require.NoError(t, os.WriteFile(record, []byte("x"), 0o600))
 	other.mu.Lock()
 	other.settings = nil
